@@ -1,0 +1,45 @@
+# The commands a person runs. Each one first brings .venv up to date, which costs nothing when it is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UP_TO_DATE := $(VENV)/.up-to-date
+
+.PHONY: install demo test test-all check format lint types imports bench build
+
+install: $(UP_TO_DATE)
+
+# torch comes first and alone, so that whichever build of it pip is set up to prefer is the one that stays.
+$(UP_TO_DATE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "offrl needs Python 3.11 or newer: make install PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mujoco,arrow,dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/offrl demo
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-all: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not network"
+
+check: format lint types imports test
+
+format: install
+	$(BIN)/ruff format --check .
+
+lint: install
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/pyright
+
+imports: install
+	$(BIN)/lint-imports --no-cache
+
+bench: install
+	$(BIN)/python -m benchmarks
