@@ -1,0 +1,1 @@
+"""Datasets: where they lie, what they hold, whether they are sound; no torch in here."""

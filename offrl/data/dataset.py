@@ -1,0 +1,471 @@
+"""Dataset: episodes from a Minari folder or from memory, read lazily and flattened once."""
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from offrl.data.arrays import episodes_of_arrays, space_of_actions, space_of_observations
+from offrl.data.episodes import Episode, digest, fingerprint_of, structure_faults
+from offrl.data.spec import Spec
+from offrl.data.transitions import Transitions
+from offrl.errors import ConfigError, CorruptDataError
+
+BOUND_TOLERANCE = 1e-6  # relative to the bound: float32 rounding is not a violation
+
+
+@dataclass
+class _Totals:
+    """What one pass over the episodes leaves behind, one entry per episode."""
+
+    digests: list[str] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    terminated: list[bool] = field(default_factory=list)
+    logged: list[int] = field(default_factory=list)  # steps with a behaviour log-probability
+    steps: list[int] = field(default_factory=list)
+
+    def add(self, episode: Episode) -> None:
+        self.digests.append(digest(episode))
+        self.returns.append(episode.episode_return)
+        self.terminated.append(bool(len(episode) and episode.terminations[-1]))
+        self.logged.append(int(np.count_nonzero(~np.isnan(episode.behavior_log_prob))))
+        self.steps.append(len(episode))
+
+
+class Dataset:
+    """A sequence of episodes with the spaces they were logged in.
+
+    Made by `offrl.load`, `from_episodes` or `from_arrays`. Indexing and iterating yield
+    `Episode`s; `transitions` holds all of them as flat columns.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        spec: Spec,
+        *,
+        id: str,
+        path: Path | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        clip_actions: bool = False,
+    ) -> None:
+        self._episodes = episodes
+        self.spec = spec
+        self.id = id
+        self.path = path
+        self.metadata = dict(metadata or {})
+        self._clip_actions = clip_actions
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return iter(self._episodes)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Dataset": ...
+    def __getitem__(self, index: int | slice) -> "Episode | Dataset":
+        if isinstance(index, slice):
+            return self.select(range(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"episode {index} of {len(self)}")
+        return self._episodes[index % len(self)]
+
+    def __repr__(self) -> str:
+        env = f", env={self.env_id}" if self.env_id else ""
+        return f"Dataset({self.id}, episodes={self.n_episodes}, steps={self.n_steps}{env})"
+
+    @property
+    def n_episodes(self) -> int:
+        """The number of episodes."""
+        return len(self._episodes)
+
+    @cached_property
+    def n_steps(self) -> int:
+        """The number of steps of all episodes."""
+        known = getattr(self._episodes, "n_steps", None)
+        return known if isinstance(known, int) else sum(len(episode) for episode in self)
+
+    @property
+    def env_spec(self) -> dict[str, Any] | None:
+        """What the metadata says of the environment, as plain data; nothing is ever made from it."""
+        return _env_of(self.metadata)
+
+    @property
+    def env_id(self) -> str | None:
+        """The id of the environment that the metadata names, if any."""
+        named = (self.env_spec or {}).get("id")
+        return named if isinstance(named, str) else None
+
+    @cached_property
+    def _totals(self) -> _Totals:
+        totals = _Totals()
+        for episode in self:
+            totals.add(episode)
+        return totals
+
+    @cached_property
+    def transitions(self) -> Transitions:
+        """All steps as flat columns.
+
+        Raises CorruptDataError naming episode, step and field where a value is not finite, an
+        action is outside its bounds, or an episode is malformed.
+        """
+        totals = _Totals()
+
+        def counted() -> Iterator[Episode]:
+            for episode in self:
+                yield episode
+                totals.add(episode)  # after the episode was found well formed
+
+        built = Transitions.build(counted(), self.spec)
+        self.__dict__["_totals"] = totals
+        _require_finite(built, self.id)
+        return _within_bounds(built, self.id, clip=self._clip_actions)
+
+    @property
+    def fingerprint(self) -> str:
+        """`sha256:` and a digest of the contents of every column, in order."""
+        return fingerprint_of(self._totals.digests)
+
+    @property
+    def log_prob(self) -> Literal["logged", "partial", "none"]:
+        """Whether every, some or no step carries the behaviour's log-probability."""
+        logged = sum(self._totals.logged)
+        if logged == 0:
+            return "none"
+        return "logged" if logged == self.n_steps else "partial"
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that `offrl data show` and `offrl collect` print."""
+        totals = self._totals
+        terminated = sum(totals.terminated)
+        returns = np.array(totals.returns)
+        return {
+            "dataset": self.id,
+            "path": str(self.path) if self.path else None,
+            "episodes": self.n_episodes,
+            "steps": self.n_steps,
+            "return_mean": float(returns.mean()) if len(returns) else None,
+            "return_std": float(returns.std(ddof=1)) if len(returns) > 1 else None,
+            "terminated_episodes": terminated,
+            "truncated_episodes": self.n_episodes - terminated,
+            "log_prob": self.log_prob,
+            "fingerprint": self.fingerprint,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the data is made of: parts and their columns, actions, origin."""
+        spec, own = self.spec, self.metadata.get("offrl")
+        own = own if isinstance(own, dict) else {}
+        named = ("description", "author", "algorithm_name", "code_permalink", "minari_version")
+        return {
+            "id": self.id,
+            "path": str(self.path) if self.path else None,
+            "env": self.env_id,
+            "obs_dim": spec.obs_dim,
+            "parts": [
+                {
+                    "path": part.path or "obs",
+                    "kind": part.kind,
+                    "shape": list(part.shape),
+                    "dtype": part.dtype,
+                    "columns": [part.start, part.stop] if part.width else None,
+                }
+                for part in spec.obs_parts
+            ],
+            "action": _action_text(spec),
+            "action_dim": spec.action_dim,
+            "discrete": spec.discrete,
+            "log_prob": self.log_prob,
+            "metadata": {key: self.metadata[key] for key in named if key in self.metadata},
+            "recipe": own.get("recipe"),
+            "behaviors": _behaviors_of(own),
+            "references": own.get("references"),
+            "versions": own.get("versions"),
+        }
+
+    def select(self, indices: Iterable[int]) -> "Dataset":
+        """Return a dataset of the chosen episodes only, in the order given."""
+        chosen = [range(len(self))[index] for index in indices]
+        return Dataset(
+            _Chosen(self._episodes, chosen),
+            self.spec,
+            id=self.id,
+            path=self.path,
+            metadata=self.metadata,
+            clip_actions=self._clip_actions,
+        )
+
+    def save(
+        self, id: str, *, root: Path | str | None = None, overwrite: bool = False
+    ) -> "Dataset":
+        """Write the episodes as the Minari dataset `id` and return it, opened from there."""
+        from offrl.data.writer import Writer  # it opens what it wrote, so it imports this module
+
+        writer = Writer(
+            id,
+            self.spec.observation_space,
+            self.spec.action_space,
+            env=self.metadata.get("env_spec"),
+            metadata=self.metadata.get("offrl") or {},
+            root=root,
+            overwrite=overwrite,
+        )
+        with writer:
+            for episode in self:
+                writer.add(episode)
+            return writer.close()
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Iterable[Any],
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        id: str = "in-memory",
+        env: str | EnvSpec | None = None,
+    ) -> "Dataset":
+        """Return a dataset of `Episode`s (or Minari's `EpisodeData`) held in memory.
+
+        Raises CorruptDataError naming episode and field where a column is missing or has the
+        wrong length, shape or type.
+        """
+        spec = Spec(observation_space, action_space)
+        held = [_episode(given, number) for number, given in enumerate(episodes)]
+        for episode in held:
+            for fault in structure_faults(episode, spec):
+                raise CorruptDataError(f"Episode {episode.id}: {fault.message}.", fault.advice)
+        if not held:
+            raise ConfigError("There are no episodes in the dataset.", "Give at least one.")
+        return cls(held, spec, id=id, metadata=_env_metadata(env))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        *,
+        next_obs: Any = None,
+        behavior_log_prob: Any = None,
+        observation_space: spaces.Space[Any] | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        id: str = "in-memory",
+        env: str | EnvSpec | None = None,
+    ) -> "Dataset":
+        """Return a dataset of N steps given as arrays; an episode ends where a flag is true.
+
+        `obs` has N+E rows (T+1 for each of the E episodes), or N rows together with `next_obs` of N
+        rows. Where no action space is given, whole-number actions are Discrete and floats a Box
+        without bounds. Raises ConfigError explaining what does not fit; a last episode without an
+        end counts as truncated, with a warning.
+        """
+        episodes = episodes_of_arrays(
+            obs, action, reward, terminated, truncated, next_obs, behavior_log_prob
+        )
+        return cls.from_episodes(
+            episodes,
+            observation_space or space_of_observations(obs),
+            action_space or space_of_actions(action),
+            id=id,
+            env=env,
+        )
+
+
+def load(
+    ref: str | Path,
+    *,
+    allow_nonfinite: Literal["drop-episode"] | None = None,
+    clip_actions: bool = False,
+) -> Dataset:
+    """Open a dataset by Minari id (optionally `minari:ID`) or by path; its structure is checked.
+
+    `allow_nonfinite="drop-episode"` leaves out episodes that hold NaN or infinity, with a warning;
+    `clip_actions` moves actions to their bounds. Raises NotFoundError, CorruptDataError,
+    UnsafeDataError or IncompatibleVersionError.
+    """
+    from offrl.data.catalogue import resolve  # both open folders; a dataset in memory needs neither
+    from offrl.data.minari_store import open_store
+
+    if allow_nonfinite not in (None, "drop-episode"):
+        raise ConfigError(
+            f"allow_nonfinite is {allow_nonfinite!r}.", "The one choice is 'drop-episode'."
+        )
+    store = open_store(resolve(ref))
+    store.require_structure()
+    data = Dataset(
+        store,
+        store.spec,
+        id=store.id,
+        path=store.folder,
+        metadata=store.metadata,
+        clip_actions=clip_actions,
+    )
+    return drop_nonfinite(data) if allow_nonfinite else data
+
+
+def drop_nonfinite(data: Dataset) -> Dataset:
+    """Return the dataset without the episodes that hold NaN or infinity, with a warning."""
+    kept = [i for i, episode in enumerate(data) if _all_finite(episode, data.spec)]
+    if len(kept) == len(data):
+        return data
+    if not kept:
+        raise CorruptDataError(
+            f"{data.id}: every episode holds a value that is not finite.",
+            "Find out where the log went wrong: offrl data check.",
+        )
+    warnings.warn(
+        f"{data.id}: {len(data) - len(kept)} of {len(data)} episodes hold values that are not"
+        " finite and were left out.",
+        stacklevel=2,
+    )
+    return data.select(kept)
+
+
+def _all_finite(episode: Episode, spec: Spec) -> bool:
+    columns = (spec.flatten_obs(episode.observations), episode.actions, episode.rewards)
+    return all(bool(np.isfinite(column).all()) for column in columns)
+
+
+def _require_finite(built: Transitions, name: str) -> None:
+    rows = built.obs_row
+    columns = (
+        ("reward", built.reward, np.arange(len(built)), built.starts),
+        ("action", built.action, np.arange(len(built)), built.starts),
+        ("observation", built.observations, rows, built.starts + np.arange(len(built.starts))),
+    )
+    for field_name, column, _, starts in columns:
+        bad = ~np.isfinite(column)
+        if not bad.any():
+            continue
+        where = np.argwhere(bad)
+        row = int(where[0][0])
+        episode = int(np.searchsorted(starts, row, side="right") - 1)
+        label = field_name
+        if field_name == "observation":
+            label = _part_at(built.spec, int(where[0][1]))
+        value = column[tuple(where[0])]
+        raise CorruptDataError(
+            f"{name}: {label} is {value} at episode {episode} step {row - starts[episode]};"
+            f" {len(where)} values of it are not finite.",
+            "Correct the log, or leave such episodes out: --allow-nonfinite drop-episode.",
+        )
+
+
+def _part_at(spec: Spec, column: int) -> str:
+    part = next(part for part in spec.obs_parts if part.start <= column < part.stop)
+    return f"observation '{part.path}'" if part.path else "observation"
+
+
+def _within_bounds(built: Transitions, name: str, *, clip: bool) -> Transitions:
+    if built.spec.discrete:
+        return built
+    low, high = built.spec.action_low, built.spec.action_high
+    outside = out_of_bounds(built.action, low, high).any(axis=1)
+    if outside.any() and not clip:
+        row = int(np.flatnonzero(outside)[0])
+        episode = int(built.episode[row])
+        raise CorruptDataError(
+            f"{name}: action {built.action[row]} is outside its bounds at episode {episode}"
+            f" step {row - built.starts[episode]}; {outside.sum()} actions are.",
+            "Correct the action space, or move them to the bounds: --clip-actions.",
+        )
+    return replace(built, action=np.clip(built.action, low, high))
+
+
+def out_of_bounds(
+    actions: npt.NDArray[Any], low: npt.NDArray[Any], high: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
+    """Return which numbers of flat actions [N, action_dim] lie outside, beyond rounding."""
+    slack_low = np.where(np.isfinite(low), BOUND_TOLERANCE * np.maximum(1, np.abs(low)), 0)
+    slack_high = np.where(np.isfinite(high), BOUND_TOLERANCE * np.maximum(1, np.abs(high)), 0)
+    return (actions < low - slack_low) | (actions > high + slack_high)
+
+
+class _Chosen(Sequence[Episode]):
+    """A view of some episodes of another sequence."""
+
+    def __init__(self, episodes: Sequence[Episode], chosen: Sequence[int]) -> None:
+        self._episodes = episodes
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> "_Chosen": ...
+    def __getitem__(self, index: int | slice) -> "Episode | _Chosen":
+        if isinstance(index, slice):
+            return _Chosen(self._episodes, self._chosen[index])
+        return self._episodes[self._chosen[index]]
+
+
+def _episode(given: Any, number: int) -> Episode:
+    if isinstance(given, Episode):
+        return given if given.id == number else replace(given, id=number)
+    try:
+        return Episode(
+            id=number,
+            observations=given.observations,
+            actions=given.actions,
+            rewards=given.rewards,
+            terminations=given.terminations,
+            truncations=given.truncations,
+            infos=dict(getattr(given, "infos", None) or {}),
+            seed=getattr(given, "seed", None),
+        )
+    except AttributeError as error:
+        raise ConfigError(
+            f"Item {number} is not an episode ({error}).", "Give offrl.Episode objects."
+        ) from error
+
+
+def _env_metadata(env: str | EnvSpec | None) -> dict[str, Any]:
+    if env is None:
+        return {}
+    return {"env_spec": json.dumps({"id": env}) if isinstance(env, str) else env.to_json()}
+
+
+def _env_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    text = metadata.get("env_spec")
+    if not isinstance(text, str):
+        return None
+    try:
+        described = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptDataError(
+            f"metadata.json: env_spec is not JSON ({error}).", "Write the dataset again."
+        ) from error
+    return described if isinstance(described, dict) else None
+
+
+def _action_text(spec: Spec) -> str:
+    space = spec.action_space
+    if isinstance(space, spaces.Discrete):
+        return f"Discrete, {space.n} choices from {space.start}"
+    low, high = spec.action_low, spec.action_high
+    if np.all(low == low[0]) and np.all(high == high[0]):
+        return f"Box {list(space.shape or ())} in [{low[0]:g}, {high[0]:g}], {space.dtype}"
+    pairs = ", ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
+    return f"Box {list(space.shape or ())} in {pairs}, {space.dtype}"
+
+
+def _behaviors_of(own: Mapping[str, Any]) -> Any:
+    recipe = own.get("recipe")
+    return recipe.get("behaviors") if isinstance(recipe, dict) else None
