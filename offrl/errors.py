@@ -67,5 +67,6 @@ class WorkError(OffrlError):
 
 def suggest(word: str, choices: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest choice, or "" where none is near."""
-    near = difflib.get_close_matches(word.lower(), {c.lower(): c for c in choices}, n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    written = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower(), written, n=1, cutoff=0.5)
+    return f" Did you mean '{written[near[0]]}'?" if near else ""
