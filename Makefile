@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UP_TO_DATE := $(VENV)/.up-to-date
 
-.PHONY: install demo test test-all check format lint types imports bench build
+.PHONY: install demo test test-all check format lint types imports bench
 
 install: $(UP_TO_DATE)
 
@@ -41,5 +41,13 @@ types: install
 imports: install
 	$(BIN)/lint-imports --no-cache
 
-bench: install
+# The peer pins gymnasium exactly, so it is timed from an environment of its own.
+PEER := .venv-d3rlpy
+$(PEER)/.up-to-date: benchmarks/d3rlpy-constraints.txt
+	@test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --constraint $< torch
+	$(PEER)/bin/python -m pip install --quiet --constraint $< d3rlpy
+	@touch $@
+
+bench: install $(PEER)/.up-to-date
 	$(BIN)/python -m benchmarks

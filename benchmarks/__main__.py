@@ -1,0 +1,40 @@
+"""Time batches and updates on one core, print what was measured and keep it as JSON."""
+
+import argparse
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import batches, updates
+
+FOLDER = Path(__file__).parent
+PARTS = {"batches": batches.measure, "updates": updates.measure}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved measurements of each")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; use {', '.join(PARTS)}")
+
+    report: dict[str, object] = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "offrl": version("offrl"),
+        "rounds": arguments.rounds,
+    }
+    for part in arguments.parts:
+        report[part] = PARTS[part](arguments.rounds)
+    out = FOLDER / "results" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\nwritten: {out.relative_to(FOLDER.parent)}")
+
+
+main()
