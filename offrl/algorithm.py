@@ -1,0 +1,230 @@
+"""What an algorithm is: a configuration, networks, and a pure update.
+
+An algorithm is one file: equations, configuration, losses, `update`. Everything around it (batches,
+seeds, compilation, checkpoints, flags) is derived from what the class declares.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, dataclass, fields
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
+from typing import get_type_hints as type_hints
+
+import torch
+from torch import Tensor, nn
+
+from offrl.batch import Batch, Table
+from offrl.data.spec import Spec
+from offrl.errors import ConfigError, suggest
+from offrl.learner import Learner, Metrics, Nets, State, initial_state
+from offrl.losses import discounted_sums
+from offrl.nn import fit_statistics, set_precision
+from offrl.sampler import mix
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Other toolkits' names of a field, and how their number converts to ours."""
+
+    names: tuple[str, ...]
+    conversion: str = ""
+
+    def __init__(self, *names: str, conversion: str = "") -> None:
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "conversion", conversion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """Settings that every algorithm has; scalars only, so a field is one flag and one TOML line."""
+
+    discount: Annotated[float, "Weight of the next step's value.", Peers("gamma")] = 0.99
+    lr: Annotated[float, "Adam's learning rate.", Peers("learning_rate", "actor_lr")] = 3e-4
+    batch_size: Annotated[int, "Transitions in a gradient step.", Peers("minibatch_size")] = 256
+    hidden_size: Annotated[int, "Units of a hidden layer.", Peers("hidden_dim", "width")] = 256
+    hidden_layers: Annotated[int, "Hidden layers.", Peers("n_hidden", "depth")] = 2
+    normalize_obs: Annotated[
+        bool, "Scale observations by the training data's mean and std.", Peers("normalize")
+    ] = True
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting as the command line and TOML see it."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    peers: tuple[str, ...] = ()
+    conversion: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def fields_of(config: type[AlgorithmConfig]) -> list[Field]:
+    """The settings of a configuration class, in order of declaration, its own before the shared."""
+    hints, shared = type_hints(config, include_extras=True), type_hints(AlgorithmConfig)
+    found = [_field(f.name, hints[f.name], f.default) for f in fields(config)]
+    return sorted(found, key=lambda f: f.name in shared)
+
+
+def _field(name: str, hint: Any, default: Any) -> Field:
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    kind = str if choices else kind
+    if kind not in (int, float, bool, str) or default is MISSING or isinstance(kind, UnionType):
+        raise ConfigError(
+            f"The setting '{name}' must be a plain int, float, bool, str or Literal with a default."
+        )
+    peers = next((n for n in notes if isinstance(n, Peers)), Peers())
+    text = next((n for n in notes if isinstance(n, str)), "")
+    return Field(name, kind, default, text, peers.names, peers.conversion, choices)
+
+
+C = TypeVar("C", bound=AlgorithmConfig)
+
+
+def configure(config: type[C], settings: dict[str, Any]) -> C:
+    """A configuration from names and values, as flags or TOML give them.
+
+    Raises ConfigError naming the setting: unknown (with ours for a peer's name) or mistyped.
+    """
+    known = {f.name: f for f in fields_of(config)}
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ConfigError(f"There is no setting '{name}'.", unknown_setting(name, config))
+        values[name] = _convert(known[name], value)
+    return config(**values)
+
+
+def unknown_setting(name: str, config: type[AlgorithmConfig]) -> str:
+    """What to type instead of `name`: our name of a peer's setting, or the nearest of ours."""
+    found = fields_of(config)
+    plain = name.replace("-", "_").lower()
+    for field in found:
+        if plain in field.peers:
+            note = f" ({field.conversion})" if field.conversion else ""
+            return f"Here it is called '{field.name}'{note}."
+    every = {f.name for f in found} | {p for f in found for p in f.peers}
+    near = suggest(plain, every)
+    return near.strip() or f"There are: {', '.join(sorted(f.name for f in found))}."
+
+
+def _convert(field: Field, value: Any) -> Any:
+    wrong = ConfigError(
+        f"'{field.name}' takes {_described(field)}, not {value!r}.", f"It means: {field.help}"
+    )
+    if field.choices and value not in field.choices:
+        raise wrong
+    if field.type is bool or isinstance(value, bool):
+        if field.type is bool and isinstance(value, bool):
+            return value
+        raise wrong
+    if field.type is float and isinstance(value, int | float):
+        return float(value)
+    if not isinstance(value, field.type):
+        raise wrong
+    return value
+
+
+def _described(field: Field) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return f"one of {', '.join(field.choices)}" if field.choices else words[field.type]
+
+
+class Algorithm(ABC, Generic[C]):
+    """Losses over named networks. Subclasses are final: `Config`, `networks` and `update`, no more
+    than that is required, and nothing is inherited from another algorithm."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
+    targets: ClassVar[tuple[str, ...]] = ()  # networks that have a slow copy, target_<name>
+    Config: ClassVar[type[AlgorithmConfig]]
+
+    def __init__(self, config: C, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """Freshly initialised networks by name; "policy" is the one that acts."""
+
+    @abstractmethod
+    def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
+        """One gradient step: a pure function, the same for eager, compiled and vmapped runs."""
+
+    def least_steps(self) -> int:
+        """The fewest steps after which the policy has learned anything."""
+        return 1
+
+    def rows(self, table: Table) -> Tensor | None:
+        """The row numbers that may be drawn; None means all."""
+        return None
+
+    def draws(self) -> dict[str, tuple[int, ...]]:
+        """Standard normal draws that an update needs: name -> shape for one row of the batch."""
+        return {}
+
+    def stage(self, step: int) -> str:
+        """The variant of the update that this step takes; each is compiled once."""
+        return "update"
+
+    def refreshes(self, step: int) -> bool:
+        """Whether `columns` are computed anew before this step. A pure function of step."""
+        return False
+
+    def columns(self, learner: Learner, table: Table, step: int) -> dict[str, Tensor]:
+        """Columns [N] over all transitions, computed from the state at `step`."""
+        return {}
+
+    def holdout(self, nets: Nets, batch: Batch) -> Metrics:
+        """What the losses say about episodes that no loss has seen."""
+        return {}
+
+
+def start(
+    algorithm: Algorithm[Any], table: Table, seed: int, precision: str = "fp32"
+) -> tuple[dict[str, nn.Module], State]:
+    """Modules and the initial state of one seed, with statistics of `table` in the buffers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, 0, 2))
+        modules = algorithm.networks()
+    like = table.observations
+    modules = {name: m.to(like.device, like.dtype) for name, m in modules.items()}
+    set_precision(modules.values(), precision)
+    fit_statistics(modules.values(), statistics(table, algorithm.config))
+    rates = dict.fromkeys(modules, algorithm.config.lr)
+    return modules, initial_state(modules, algorithm.targets, rates)
+
+
+def statistics(table: Table, config: AlgorithmConfig) -> dict[str, Tensor]:
+    """Means, spreads and bounds of the training data, each under the name of its buffer.
+
+    A constant observation feature is centred and not scaled. An action dimension without bounds
+    takes the smallest and largest action of the data.
+    """
+    found: dict[str, Tensor] = {}
+    if config.normalize_obs:
+        obs = table.observations.double()
+        mean, std = obs.mean(0), obs.std(0, correction=0)
+        varies = std > 1e-6 * mean.abs().clamp(min=1)
+        found |= {"obs_mean": mean, "obs_std": torch.where(varies, std, torch.ones_like(std))}
+    if not table.spec.discrete:
+        low, high = (torch.as_tensor(b) for b in (table.spec.action_low, table.spec.action_high))
+        low, high = low.to(table.action), high.to(table.action)
+        low = torch.where(low.isfinite(), low, table.action.amin(0))
+        high = torch.where(high.isfinite(), high, table.action.amax(0))
+        found |= {"action_low": low, "action_high": torch.maximum(high, low + 1e-6)}
+    carry = config.discount * (~table.last).double()
+    returns = discounted_sums(table.reward.double(), carry)
+    spread = returns.std(correction=0)
+    found["return_mean"] = returns.mean()
+    found["return_std"] = torch.where(spread > 1e-8, spread, torch.ones_like(spread))
+    return found
+
+
+def constant_features(table: Table) -> list[int]:
+    """Numbers of the observation features that never change in the training data."""
+    obs = table.observations
+    return torch.nonzero((obs == obs[0]).all(0)).flatten().tolist()

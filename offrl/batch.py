@@ -1,0 +1,102 @@
+"""Logged transitions as tensors: `Table` holds all of them, `Batch` a few rows.
+
+    observations   o0 o1 o2 o3 | o0 o1 o2 | ...      T+1 rows an episode, stored once
+    action            a0 a1 a2 |    a0 a1 | ...      T rows an episode
+    obs_row            0  1  2 |     4  5 | ...      next_obs is always the row after
+
+so a next observation can never belong to another episode.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offrl.data.spec import Spec
+from offrl.data.transitions import Transitions
+
+
+class Batch(NamedTuple):
+    """B transitions, in the units of the environment."""
+
+    obs: Tensor  # [B, obs_dim]
+    action: Tensor  # [B, action_dim], or [B] int64 where actions are discrete
+    reward: Tensor  # [B]
+    next_obs: Tensor  # [B, obs_dim]
+    terminated: Tensor  # [B], 1 where no future follows; a truncated row holds 0
+    behavior_log_prob: Tensor  # [B], NaN where the log has none
+    columns: dict[str, Tensor]  # what the algorithm computed for these rows at the last refresh
+    noise: dict[str, Tensor]  # standard normal draws, a pure function of (seed, step)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Every transition that a run may learn from, on the run's device."""
+
+    spec: Spec
+    observations: Tensor  # [N + E, obs_dim]
+    obs_row: Tensor  # [N] int64
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    behavior_log_prob: Tensor
+    starts: Tensor  # [E + 1] int64, offsets of the episodes
+
+    @classmethod
+    def of(
+        cls,
+        transitions: Transitions,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "Table":
+        """Copy `transitions` to `device`; float columns become `dtype`."""
+
+        def floats(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(array).to(device, dtype)
+
+        discrete = transitions.spec.discrete
+        action = torch.as_tensor(transitions.action)
+        return cls(
+            spec=transitions.spec,
+            observations=floats(transitions.observations),
+            obs_row=torch.as_tensor(transitions.obs_row).to(device),
+            action=action.to(device) if discrete else action.to(device, dtype),
+            reward=floats(transitions.reward),
+            terminated=floats(transitions.terminated),
+            behavior_log_prob=floats(transitions.behavior_log_prob),
+            starts=torch.as_tensor(transitions.starts).to(device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.obs_row)
+
+    @property
+    def last(self) -> Tensor:
+        """[N] bool, true on the last transition of each episode."""
+        last = torch.zeros(len(self), dtype=torch.bool, device=self.obs_row.device)
+        last[self.starts[1:] - 1] = True
+        return last
+
+    @property
+    def returns(self) -> Tensor:
+        """[E] undiscounted sum of rewards of each episode."""
+        sums = torch.cat([self.reward.new_zeros(1).double(), self.reward.double().cumsum(0)])
+        return sums[self.starts[1:]] - sums[self.starts[:-1]]
+
+    def gather(
+        self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]
+    ) -> Batch:
+        """The transitions numbered by `index` [B]."""
+        row = self.obs_row[index]
+        return Batch(
+            obs=self.observations[row],
+            action=self.action[index],
+            reward=self.reward[index],
+            next_obs=self.observations[row + 1],
+            terminated=self.terminated[index],
+            behavior_log_prob=self.behavior_log_prob[index],
+            columns={name: column[index] for name, column in columns.items()},
+            noise=noise,
+        )

@@ -1,0 +1,256 @@
+"""Checkpoints: a flat file of tensors and a page of TOML, whole or absent, each with a digest.
+
+    RUN/run.toml  RUN/result.json
+    RUN/seed_0/metrics.csv
+    RUN/seed_0/checkpoints/step_00001000/state.safetensors     params/policy/net.head.weight, ...
+                                        /checkpoint.toml       format, step, sha256, policy, spec
+
+No pickle anywhere. A damaged checkpoint is skipped for the one before it, and said so.
+"""
+
+import hashlib
+import json
+import shutil
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import tomli_w
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from offrl.data.durable import sync_folder, write_file
+from offrl.data.spec import Spec
+from offrl.errors import ConfigError, CorruptDataError, NotFoundError, OffrlError, suggest
+from offrl.learner import State
+from offrl.nn import policy_head
+from offrl.policy import Policy
+from offrl.run import FORMAT, Run, read_run
+
+_STATE, _PAGE = "state.safetensors", "checkpoint.toml"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read of one checkpoint: flat tensors, and the page that describes them."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    page: dict[str, Any] = field(repr=False)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
+    """{"params/policy/weight": tensor} of a nested dictionary."""
+    if isinstance(tree, Tensor):
+        return {prefix: tree}
+    found: dict[str, Tensor] = {}
+    for key, value in tree.items():
+        found |= flatten(value, f"{prefix}/{key}" if prefix else key)
+    return found
+
+
+def restore(template: Any, tensors: dict[str, Tensor], prefix: str = "") -> Any:
+    """`tensors` in the nesting, key order, device and type of `template`.
+
+    The order matters: another order of a dictionary's keys would recompile every graph.
+    """
+    if isinstance(template, Tensor):
+        if prefix not in tensors or tensors[prefix].shape != template.shape:
+            raise CorruptDataError(
+                f"The checkpoint does not fit the network: '{prefix}' is missing or has another "
+                "shape.",
+                "Resume with the settings that the run was started with.",
+            )
+        return tensors[prefix].to(template).clone().contiguous()
+    return {
+        key: restore(value, tensors, f"{prefix}/{key}" if prefix else key)
+        for key, value in template.items()
+    }
+
+
+def save(seed_folder: Path, step: int, trees: dict[str, State], page: dict[str, Any]) -> Path:
+    """Write checkpoint `step`, whole or not at all; an older one of that step is replaced.
+
+    Raises OffrlError where the disk refuses; it never says "saved" for what is not.
+    """
+    folder = seed_folder / "checkpoints" / f"step_{step:08d}"
+    staging = folder.with_name(f".{folder.name}.tmp")
+    tensors = {k: t.detach().cpu().clone().contiguous() for k, t in flatten(trees).items()}
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        data = safetensors.torch.save(tensors)
+        digest = hashlib.sha256(data).hexdigest()
+        text = tomli_w.dumps({"format": FORMAT, "step": step, "sha256": digest, **page})
+        write_file(staging / _STATE, data)
+        write_file(staging / _PAGE, text.encode())
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise OffrlError(
+            f"Checkpoint {folder} could not be saved: {error.strerror or error}.",
+            "Make room or mend the permissions, then go on with --resume.",
+        ) from error
+    return folder
+
+
+def read(folder: Path) -> Checkpoint:
+    """One checkpoint, its digest verified. Raises CorruptDataError naming the file and the fault."""
+    path, page_path = folder / _STATE, folder / _PAGE
+    remedy = "Use another --checkpoint, or train again."
+    try:
+        page = tomllib.loads(page_path.read_text("utf-8"))
+        data = path.read_bytes()
+        if not data:
+            raise CorruptDataError(f"{path} is empty.", remedy)
+        if hashlib.sha256(data).hexdigest() != page["sha256"]:
+            raise CorruptDataError(f"{path} is damaged: its SHA-256 has changed.", remedy)
+        return Checkpoint(int(page["step"]), safetensors.torch.load(data), page)
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise CorruptDataError(f"{folder} cannot be read: {error}.", remedy) from error
+
+
+def folders(seed_folder: Path) -> list[Path]:
+    """The checkpoints of a seed, oldest first."""
+    return sorted((seed_folder / "checkpoints").glob("step_*"))
+
+
+def newest(seed_folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, warning of each that was passed over; None for none.
+
+    Raises CorruptDataError listing every fault where there are checkpoints and all are bad.
+    """
+    faults: list[str] = []
+    for folder in reversed(folders(seed_folder)):
+        try:
+            found = read(folder)
+        except CorruptDataError as error:
+            faults.append(error.cause)
+            continue
+        for fault in faults:
+            warnings.warn(f"{fault} Going on from step {found.step}.", stacklevel=2)
+        return found
+    if faults:
+        raise CorruptDataError(
+            f"No checkpoint of {seed_folder} can be used: {' '.join(faults)}",
+            "Restore a copy, or train again into a new folder.",
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder: what `fit` returns and `load_run` opens."""
+
+    dir: Path
+    run: Run
+    seeds: tuple[int, ...]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What result.json holds."""
+        path = self.dir / "result.json"
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def policy(
+        self,
+        seed: int | None = None,
+        checkpoint: str | int = "last",
+        network: nn.Module | None = None,
+        device: str = "cpu",
+    ) -> Policy:
+        """The trained policy of a seed (the lowest by default) at a checkpoint: "last" or a step.
+
+        `network` is needed only where a user's algorithm brought a policy network of its own.
+        """
+        seed = self.seeds[0] if seed is None else seed
+        if seed not in self.seeds:
+            raise NotFoundError(
+                f"{self.dir} has no seed {seed}.",
+                f"It has {', '.join(str(s) for s in self.seeds)}.",
+            )
+        found = self.checkpoint(seed, checkpoint)
+        return _policy(found, network, device)
+
+    def checkpoint(self, seed: int, which: str | int = "last") -> Checkpoint:
+        """The checkpoint of a seed: "last" is the newest whole one, a number is that step."""
+        seed_folder = self.dir / f"seed_{seed}"
+        if str(which) == "last":
+            found = newest(seed_folder)
+        else:
+            steps = [int(f.name.removeprefix("step_")) for f in folders(seed_folder)]
+            if not str(which).isdigit() or int(which) not in steps:
+                raise NotFoundError(
+                    f"{seed_folder} has no checkpoint '{which}'.",
+                    f"Use last, or one of {', '.join(map(str, steps)) or 'none yet'}.",
+                )
+            found = read(seed_folder / "checkpoints" / f"step_{int(which):08d}")
+        if found is None:
+            raise NotFoundError(
+                f"{seed_folder} has no checkpoint yet.", "Train it first, or go on with --resume."
+            )
+        return found
+
+
+def _policy(found: Checkpoint, network: nn.Module | None, device: str) -> Policy:
+    head = found.page.get("policy")
+    if network is None and not head:
+        raise ConfigError(
+            "This run's algorithm brought a policy network of its own.",
+            "Load it with load_run(DIR).policy(network=...), made by your algorithm's networks().",
+        )
+    module = network if network is not None else policy_head(**(head or {}))
+    prefixes = ("params/policy/", "buffers/policy/")
+    weights = {
+        key.removeprefix(prefix): tensor.float()
+        for prefix in prefixes
+        for key, tensor in found.tensors.items()
+        if key.startswith(prefix)
+    }
+    module.load_state_dict(weights)
+    return Policy(Spec.from_json(found.page["spec"]), module, device)
+
+
+def load_run(ref: str | Path) -> TrainedRun:
+    """The run of a folder RUN, or RUN/seed_3 for one seed of it.
+
+    Raises NotFoundError where there is none, with the runs nearby.
+    """
+    folder = Path(str(ref).removeprefix("run:"))
+    only: tuple[int, ...] | None = None
+    if folder.name.startswith("seed_") and (folder.parent / "run.toml").exists():
+        if not folder.is_dir():
+            raise NotFoundError(f"There is no {folder}.", f"Look into {folder.parent}.")
+        only, folder = (int(folder.name.removeprefix("seed_")),), folder.parent
+    if not (folder / "run.toml").is_file():
+        nearby = [str(p.parent) for p in _runs_near(folder)]
+        raise NotFoundError(
+            f"There is no run in {folder}.{suggest(str(folder), nearby)}",
+            "Name a folder that holds run.toml, such as the one `offrl train` printed.",
+        )
+    run = read_run(folder / "run.toml")
+    return TrainedRun(folder, run, only or run.settings.seeds)
+
+
+def _runs_near(folder: Path) -> Iterator[Path]:
+    for parent in (folder, folder.parent, Path("runs")):
+        if parent.is_dir() and parent != Path(parent.anchor):
+            yield from list(parent.glob("**/run.toml"))[:50]
+
+
+def load_policy(ref: str | Path, checkpoint: str | int = "last", device: str = "cpu") -> Policy:
+    """The policy of a run: `RUN` (its lowest seed) or `RUN/seed_3`."""
+    return load_run(ref).policy(checkpoint=checkpoint, device=device)
+
+
+def page_of(modules: dict[str, nn.Module], spec: Spec) -> dict[str, Any]:
+    """What a checkpoint says of its policy, so that it loads without the algorithm's code."""
+    described = getattr(modules["policy"], "description", None)
+    return {"spec": spec.to_json(), **({"policy": described} if described else {})}

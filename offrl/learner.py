@@ -1,0 +1,225 @@
+"""The learner: an update is a pure function of (state, batch), and state is a dictionary of tensors.
+
+    state = {"params":  {network: {name: tensor}},     targets are networks called target_<name>
+             "buffers": {network: {name: tensor}},     normalisation statistics; never trained
+             "adam":    {network: {"m", "v": {name: tensor}, "t": 0-d, "lr": 0-d}}}
+
+Whatever may vary by step or by grid point is a 0-d tensor in the state, never a Python number, so
+one compiled graph serves a whole run and `torch.func.vmap` serves many seeds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from offrl.batch import Batch
+from offrl.errors import NumericsError
+from offrl.sampler import Sampler
+
+if TYPE_CHECKING:  # the layer above; only its shape is needed here
+    from offrl.algorithm import Algorithm
+
+State = dict[str, Any]
+Metrics = dict[str, Tensor]
+Params = dict[str, dict[str, Tensor]]
+
+
+class Nets:
+    """`nets.policy(obs)` calls the module `policy` with the state's parameters."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], params: Params, buffers: Params) -> None:
+        self._modules, self._params, self._buffers = modules, params, buffers
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        module = self._modules[name.removeprefix("target_")]
+        tensors = {**self._params[name], **self._buffers[name]}
+        return lambda *inputs: functional_call(module, tensors, inputs)
+
+    def buffer(self, network: str, name: str) -> Tensor:
+        """A normalisation statistic of a network."""
+        return self._buffers[network][name]
+
+
+class Learner:
+    """Modules and a state; every method returns a new learner and changes nothing."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], state: State) -> None:
+        self.modules, self.state = modules, state
+
+    @property
+    def nets(self) -> Nets:
+        """The networks with the parameters of this state."""
+        return Nets(self.modules, self.state["params"], self.state["buffers"])
+
+    def descend(
+        self,
+        names: str | tuple[str, ...],
+        loss: Callable[[Nets, Batch], tuple[Tensor, Metrics]],
+        batch: Batch,
+        *,
+        at: "Learner | None" = None,
+    ) -> "tuple[Learner, Metrics]":
+        """One Adam step of the networks `names` on `loss(nets, batch) -> (scalar, metrics)`.
+
+        Gradients flow into those networks only. `at` gives the parameters at which the loss is
+        taken where the authors use older ones than those that are stepped.
+        """
+        names = (names,) if isinstance(names, str) else names
+        params: Params = (at or self).state["params"]
+
+        def objective(moving: Params) -> tuple[Tensor, Metrics]:
+            nets = Nets(self.modules, {**params, **moving}, self.state["buffers"])
+            return loss(nets, batch)
+
+        grads, (_, metrics) = grad_and_value(objective, has_aux=True)({n: params[n] for n in names})
+        new_params, new_adam = dict(self.state["params"]), dict(self.state["adam"])
+        for name in names:
+            norm = sum(g.square().sum() for g in grads[name].values())
+            metrics = {**metrics, f"{name}/grad_norm": torch.as_tensor(norm).sqrt()}
+            new_params[name], new_adam[name] = adam(
+                self.state["params"][name], grads[name], self.state["adam"][name]
+            )
+        return self._with(params=new_params, adam=new_adam), metrics
+
+    def track(self, name: str, rate: float | Tensor) -> "Learner":
+        """Move target_<name> towards <name>: target <- (1 - rate) target + rate online.
+
+        Parameters are interpolated; buffers never move. rate = 1 is a hard update, and a copy.
+        """
+        params: Params = self.state["params"]
+        online, target = params[name], params[f"target_{name}"]
+        moved = {key: target[key] + rate * (online[key] - target[key]) for key in target}
+        return self._with(params={**params, f"target_{name}": moved})
+
+    def _with(self, **changes: Any) -> "Learner":
+        return Learner(self.modules, {**self.state, **changes})
+
+
+def adam(
+    params: dict[str, Tensor], grads: dict[str, Tensor], state: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Adam with beta 0.9, 0.999 and epsilon 1e-8 (Kingma & Ba 2015, 1412.6980, algorithm 1)."""
+    t = state["t"] + 1
+    m = {k: state["m"][k].lerp(g, 0.1) for k, g in grads.items()}
+    v = {k: state["v"][k].lerp(g * g, 0.001) for k, g in grads.items()}
+    rate, root = state["lr"] / (1 - 0.9**t), (1 - 0.999**t).sqrt()
+    new = {k: p - rate * m[k] / (v[k].sqrt() / root + 1e-8) for k, p in params.items()}
+    return new, {"m": m, "v": v, "t": t, "lr": state["lr"]}
+
+
+def initial_state(
+    modules: Mapping[str, nn.Module], targets: tuple[str, ...], learning_rates: Mapping[str, float]
+) -> State:
+    """The state of freshly made modules; a target starts equal to its network, never aliased."""
+
+    def copies(pairs: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in pairs}
+
+    params = {name: copies(module.named_parameters()) for name, module in modules.items()}
+    buffers = {name: copies(module.named_buffers()) for name, module in modules.items()}
+    adam_state = {
+        name: {
+            "m": {k: torch.zeros_like(p) for k, p in params[name].items()},
+            "v": {k: torch.zeros_like(p) for k, p in params[name].items()},
+            "t": _like(params[name], 0.0),
+            "lr": _like(params[name], rate),
+        }
+        for name, rate in learning_rates.items()
+    }
+    for name in targets:
+        params[f"target_{name}"] = {k: p.clone() for k, p in params[name].items()}
+        buffers[f"target_{name}"] = {k: b.clone() for k, b in buffers[name].items()}
+    return {"params": params, "buffers": buffers, "adam": adam_state}
+
+
+def _like(tensors: dict[str, Tensor], value: float) -> Tensor:
+    return next(iter(tensors.values())).new_tensor(value)
+
+
+Update = Callable[[State, Batch, str], tuple[State, Metrics]]
+
+
+def make_update(
+    algorithm: "Algorithm[Any]", modules: Mapping[str, nn.Module], *, compiled: bool = False
+) -> Update:
+    """The algorithm's update as a function (state, batch, stage) -> (state, metrics).
+
+    Compiled, each stage is one graph: forward, backward, optimiser and target update.
+    """
+
+    def update(state: State, batch: Batch, stage: str) -> tuple[State, Metrics]:
+        learner, metrics = algorithm.update(Learner(modules, state), batch, stage)
+        return learner.state, metrics
+
+    if not compiled:
+        return update
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    # Silent fallback to eager would be a run at a third of the speed that nobody notices.
+    dynamo.config.fail_on_recompile_limit_hit = True  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.compile(update, dynamic=False, fullgraph=True)
+
+
+class Progress(NamedTuple):
+    """The state after `step` gradient steps; `anchor` is the state of the last refresh."""
+
+    step: int
+    state: State
+    anchor: State
+    metrics: Metrics
+
+
+def steps(
+    algorithm: "Algorithm[Any]",
+    modules: Mapping[str, nn.Module],
+    sampler: Sampler,
+    start: Progress,
+    stop: int,
+    update: Update | None = None,
+) -> Iterator[Progress]:
+    """Take gradient steps start.step .. stop - 1 and yield after each.
+
+    Columns are recomputed where the algorithm refreshes, from the state at that moment (the
+    anchor), so a run that is resumed in mid-pass recomputes exactly what it had.
+
+    Raises NumericsError before a step that is not finite: the last Progress yielded is good.
+    """
+    update = update or make_update(algorithm, modules)
+    state, anchor, refreshed = start.state, start.anchor, False
+    for step in range(start.step, stop):
+        if algorithm.refreshes(step):
+            anchor, refreshed = state, False
+        if not refreshed:
+            since = last_refresh(algorithm, step)
+            columns = algorithm.columns(Learner(modules, anchor), sampler.table, since)
+            sampler, refreshed = sampler.with_columns(columns), True
+        new, metrics = update(state, sampler[step], algorithm.stage(step))
+        check_finite(metrics, step)
+        state = new
+        yield Progress(step + 1, state, anchor, metrics)
+
+
+def last_refresh(algorithm: "Algorithm[Any]", step: int) -> int:
+    """The latest step, up to `step`, at which the algorithm refreshed its columns."""
+    while step > 0 and not algorithm.refreshes(step):
+        step -= 1
+    return step
+
+
+def check_finite(metrics: Metrics, step: int) -> None:
+    """Raise NumericsError naming the first loss or gradient norm that is not finite."""
+    watched = [k for k in metrics if k.endswith(("/loss", "/grad_norm"))]
+    if watched and not bool(torch.stack([metrics[k] for k in watched]).sum().isfinite()):
+        for name in watched:
+            if not bool(metrics[name].isfinite()):
+                raise NumericsError(
+                    f"{name} is {float(metrics[name])} at step {step}.",
+                    "Look at the data with `offrl data check`, or lower the learning rate.",
+                )
+        raise NumericsError(
+            f"The losses overflow when added up at step {step}.", "Scale the rewards down."
+        )

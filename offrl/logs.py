@@ -1,0 +1,75 @@
+"""metrics.csv and TensorBoard: consumers of a run's numbers."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from offrl.data.durable import write_file
+
+
+class MetricsFile:
+    """metrics.csv of one seed: a row a logged step, a column a metric, blank where there is none.
+
+    A metric that appears late gets its column; rows after `up_to` are cut off when a run resumes,
+    so the file equals that of a run that was never stopped.
+    """
+
+    def __init__(self, path: Path, up_to: int) -> None:
+        self.path = path
+        self._rows: list[dict[str, str]] = []
+        self._columns = ["step"]
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if (row["step"] or "").isdigit() and int(row["step"]) <= up_to:
+                        self._rows.append({k: v for k, v in row.items() if k and v})
+                        self._columns += [k for k in self._rows[-1] if k not in self._columns]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._rewrite()
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        """Add a row, or values to the row of the same step."""
+        row = {"step": str(step), **{name: repr(value) for name, value in values.items()}}
+        new = [name for name in row if name not in self._columns]
+        again = bool(self._rows) and self._rows[-1]["step"] == row["step"]
+        self._columns += new
+        if again:
+            self._rows[-1] |= row
+        else:
+            self._rows.append(row)
+        if new or again:
+            self._rewrite()
+        else:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(self._text([row], header=False))
+
+    def _rewrite(self) -> None:
+        write_file(self.path, self._text(self._rows, header=True).encode())
+
+    def _text(self, rows: list[dict[str, str]], *, header: bool) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+class TensorBoard:
+    """TensorBoard events of one seed, beside its metrics.csv."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow, so only where a run starts
+
+        # Events of a stopped run beyond `step` are hidden by the reader, not shown twice.
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        """Write each value as a scalar."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush to the disk."""
+        self._writer.close()

@@ -1,0 +1,64 @@
+"""The maths of every algorithm: pure functions of tensors, each with its source."""
+
+import math
+
+from torch import Tensor
+
+
+def discounted_sums(x: Tensor, carry: Tensor) -> Tensor:
+    """y[t] = x[t] + carry[t] * y[t + 1], for all t at once; carry is 0 where an episode ends.
+
+    Doubling (Hillis & Steele 1986): each pass joins neighbouring segments, so an episode of T
+    steps needs log2(T) passes over whole columns and no loop over steps.
+    """
+    total, carry = x.clone(), carry.clone()
+    span = 1
+    while span < len(x) and bool(carry.any()):
+        total[:-span] += carry[:-span] * total[span:].clone()
+        carry[:-span] *= carry[span:].clone()
+        carry[-span:] = 0
+        span *= 2
+    return total
+
+
+def advantage_lambda(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    last: Tensor,
+    discount: float,
+    td_lambda: float,
+) -> Tensor:
+    """Generalised advantage, all arguments [N] (Schulman et al. 2016, 1506.02438, eq. 16).
+
+        delta_t = r_t + discount * (1 - terminated_t) * V(s_{t+1}) - V(s_t)
+        A_t     = delta_t + discount * td_lambda * A_{t+1}     cut where an episode ends
+
+    A truncated episode bootstraps from V of its final observation; a terminated one does not.
+    td_lambda = 1 is the Monte-Carlo return less V. A + V is the TD(lambda) return.
+    """
+    delta = reward + discount * (1 - terminated) * next_value - value
+    return discounted_sums(delta, discount * td_lambda * (~last).to(delta.dtype))
+
+
+def standardise(x: Tensor) -> Tensor:
+    """(x - mean) / (std + 1e-5) over all of x, as the authors' code of AWR does."""
+    return (x - x.mean()) / (x.std(correction=0) + 1e-5)
+
+
+def awr_weight(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:
+    """min(exp(A / temperature), weight_cap) (Peng et al. 2019, 1910.00177, section 3.2)."""
+    return (advantage / temperature).clamp(max=math.log(weight_cap)).exp()
+
+
+def effective_share(weight: Tensor) -> Tensor:
+    """Effective sample size as a share of n: (sum w)^2 / (n sum w^2), 1 for equal weights (Kish)."""
+    return weight.sum().square() / (len(weight) * weight.square().sum())
+
+
+def explained_variance(target: Tensor, prediction: Tensor) -> Tensor:
+    """1 - Var(target - prediction) / Var(target); 1 is perfect, 0 no better than the mean."""
+    variance = target.var(correction=0)
+    return 1 - (target - prediction).var(correction=0) / variance.clamp(min=1e-12)
+

@@ -1,0 +1,258 @@
+"""Networks and policy heads: raw observations in, distributions over raw actions out.
+
+Normalisation statistics are buffers of the network that uses them, so a policy acts on raw
+observations anywhere and a checkpoint cannot lose them.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from offrl.errors import ConfigError
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Hidden(nn.Linear):
+    """A hidden layer, whose product alone runs in `compute_dtype` (heads and losses do not)."""
+
+    compute_dtype: torch.dtype | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.compute_dtype is None:
+            return functional.linear(input, self.weight, self.bias)
+        low = self.compute_dtype
+        return functional.linear(input.to(low), self.weight.to(low), self.bias.to(low))
+
+
+class MLP(nn.Module):
+    """ReLU layers and a linear head: [..., n_in] -> [..., n_out]."""
+
+    def __init__(self, n_in: int, n_out: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        widths = [n_in] + [hidden_size] * hidden_layers
+        self.hidden = nn.ModuleList(
+            Hidden(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.head = nn.Linear(widths[-1], n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = torch.relu(layer(x))
+        return self.head(x.to(self.head.weight.dtype))
+
+
+def set_precision(modules: Iterable[nn.Module], precision: str) -> None:
+    """Run hidden layers in bfloat16 for "bf16", in the parameters' own type for "fp32"."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, Hidden):
+                layer.compute_dtype = torch.bfloat16 if precision == "bf16" else None
+
+
+def fit_statistics(modules: Iterable[nn.Module], statistics: dict[str, Tensor]) -> None:
+    """Copy each statistic into every buffer of its name."""
+    for module in modules:
+        for name, buffer in module.named_buffers():
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf in statistics:
+                buffer.copy_(statistics[leaf])
+
+
+class Normalize(nn.Module):
+    """(obs - mean) / std with the statistics of the training data."""
+
+    obs_mean: Tensor
+    obs_std: Tensor
+
+    def __init__(self, obs_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return (obs - self.obs_mean) / self.obs_std
+
+
+class Gaussian(NamedTuple):
+    """N(mean, std) per action dimension in environment units, clipped to the bounds when acting."""
+
+    mean: Tensor  # [B, A]
+    std: Tensor  # [A] or [B, A]
+    low: Tensor  # [A]
+    high: Tensor  # [A]
+
+    def mode(self) -> Tensor:
+        """The most likely action, [B, A]."""
+        return torch.clamp(self.mean, self.low, self.high)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions from standard normal `noise` [B, A], as they are executed: clipped."""
+        return torch.clamp(self.mean + self.std * noise, self.low, self.high)
+
+    def log_density(self, action: Tensor) -> Tensor:
+        """Log density before clipping, [B]: the regression target of BC and AWR.
+
+        Finite at the bounds, where a squashed density explodes.
+        """
+        z = (action - self.mean) / self.std
+        return (-0.5 * z.square() - self.std.log() - 0.5 * LOG_2PI).sum(-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-probability of an executed action, [B]: density inside, tail mass at a bound."""
+        z = (action - self.mean) / self.std
+        inside = -0.5 * z.square() - self.std.log() - 0.5 * LOG_2PI
+        below = torch.special.log_ndtr((self.low - self.mean) / self.std)
+        above = torch.special.log_ndtr((self.mean - self.high) / self.std)
+        censored = torch.where(action <= self.low, below, inside)
+        return torch.where(action >= self.high, above, censored).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy before clipping, averaged over the batch, in nats."""
+        return (0.5 * (1 + LOG_2PI) + self.std.log()).sum(-1).mean()
+
+
+class Categorical(NamedTuple):
+    """Probabilities of the actions 0 .. n-1."""
+
+    log_probs: Tensor  # [B, n]
+
+    def mode(self) -> Tensor:
+        """The most likely action, [B]."""
+        return self.log_probs.argmax(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions [B] from uniform `noise` [B] in [0, 1), by inverting the distribution function."""
+        below = self.log_probs.exp().cumsum(-1) <= noise.unsqueeze(-1)
+        return below.sum(-1).clamp(max=self.log_probs.shape[-1] - 1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[B] log-probability of each action."""
+        return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def log_density(self, action: Tensor) -> Tensor:
+        """The same as `log_prob`: nothing is clipped."""
+        return self.log_prob(action)
+
+    def entropy(self) -> Tensor:
+        """Mean entropy in nats."""
+        return -(self.log_probs.exp() * self.log_probs).sum(-1).mean()
+
+
+class Deterministic(NamedTuple):
+    """One action an observation; it has no density."""
+
+    action: Tensor  # [B, A]
+    half: Tensor  # [A], half the range of the bounds
+
+    def mode(self) -> Tensor:
+        """The action itself."""
+        return self.action
+
+
+class GaussianPolicy(nn.Module):
+    """Tanh-mean Gaussian with a learned, state-independent log-std in [-5, 0] of the half range.
+
+    The mean stays inside the bounds and the density is that of the unclipped Gaussian, so actions
+    that sit exactly on a bound have a finite log-probability (algorithms such as IQL do the same).
+    """
+
+    action_low: Tensor
+    action_high: Tensor
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
+        self.log_std = nn.Parameter(torch.full((action_dim,), -0.5))
+        self.register_buffer("action_low", -torch.ones(action_dim))
+        self.register_buffer("action_high", torch.ones(action_dim))
+
+    def forward(self, obs: Tensor) -> Gaussian:
+        half = (self.action_high - self.action_low) / 2
+        mean = self.action_low + half * (1 + torch.tanh(self.net(self.normalize(obs))))
+        return Gaussian(
+            mean, half * self.log_std.clamp(-5, 0).exp(), self.action_low, self.action_high
+        )
+
+
+class DeterministicPolicy(nn.Module):
+    """A tanh network stretched to the bounds."""
+
+    action_low: Tensor
+    action_high: Tensor
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
+        self.register_buffer("action_low", -torch.ones(action_dim))
+        self.register_buffer("action_high", torch.ones(action_dim))
+
+    def forward(self, obs: Tensor) -> Deterministic:
+        half = (self.action_high - self.action_low) / 2
+        mean = self.action_low + half * (1 + torch.tanh(self.net(self.normalize(obs))))
+        return Deterministic(torch.clamp(mean, self.action_low, self.action_high), half)
+
+
+class CategoricalPolicy(nn.Module):
+    """Softmax over the actions."""
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
+
+    def forward(self, obs: Tensor) -> Categorical:
+        return Categorical(torch.log_softmax(self.net(self.normalize(obs)), -1))
+
+
+class Value(nn.Module):
+    """V(s), [B]: a network whose output is stretched to the returns of the training data."""
+
+    return_mean: Tensor
+    return_std: Tensor
+
+    def __init__(self, obs_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, 1, hidden_size, hidden_layers)
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.return_mean + self.return_std * self.net(self.normalize(obs)).squeeze(-1)
+
+
+Head = Literal["gaussian", "deterministic", "categorical"]
+HEADS: dict[str, type[nn.Module]] = {
+    "gaussian": GaussianPolicy,
+    "deterministic": DeterministicPolicy,
+    "categorical": CategoricalPolicy,
+}
+
+
+def policy_head(
+    head: str, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int
+) -> nn.Module:
+    """A policy network by the name of its head; `described` gives the arguments back."""
+    if head not in HEADS:
+        raise ConfigError(f"There is no policy head '{head}'.", f"Use one of {', '.join(HEADS)}.")
+    sizes: dict[str, Any] = {
+        "obs_dim": obs_dim,
+        "action_dim": action_dim,
+        "hidden_size": hidden_size,
+        "hidden_layers": hidden_layers,
+    }
+    module = HEADS[head](**sizes)
+    module.description = {"head": head, **sizes}  # pyright: ignore[reportAttributeAccessIssue]
+    return module
+
+
+def described(module: nn.Module) -> dict[str, Any] | None:
+    """What `policy_head` needs to build this module again; None for a user's own network."""
+    return getattr(module, "description", None)

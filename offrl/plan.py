@@ -1,0 +1,243 @@
+"""A plan: everything about a run decided, against the data, before anything is written."""
+
+import hashlib
+import shutil
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from offrl.algorithm import Algorithm, AlgorithmConfig, configure
+from offrl.algos import ALGORITHMS, get, source_of
+from offrl.data.dataset import Dataset, load
+from offrl.environments import env_for, make_env
+from offrl.errors import ConfigError, EnvError, OffrlError
+from offrl.run import (
+    SETTINGS,
+    Run,
+    Settings,
+    current_versions,
+    read_run,
+    read_toml,
+    refuse_unread,
+    settings_of,
+)
+
+COMPILE_FROM = 100_000  # steps of all seeds together that pay for half a minute of compiling
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved run with the data that it was resolved against."""
+
+    run: Run
+    dataset: Dataset
+    algorithm: type[Algorithm[Any]]
+    config: AlgorithmConfig
+    dir: Path
+    notes: tuple[str, ...]
+    resumed: bool
+
+
+def resolve(
+    algo: str | None = None,
+    data: str | Dataset | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    config_file: str | Path | None = None,
+    hyperparameters: dict[str, Any] | None = None,
+    **given: Any,
+) -> Plan:
+    """Decide everything about a run; write nothing.
+
+    Precedence: default < the dataset's recipe table < `config_file` < what is given here. `given`
+    holds fields of `run.Settings`; None means not given. With `resume`, the settings of the run in
+    `out` stand, and only the same may be given again.
+    Raises ConfigError for what makes no sense, NotFoundError for what does not exist.
+    """
+    folder, old = _target(out, resume)
+    given = {k: v for k, v in given.items() if v is not None}
+    if algo is not None:
+        given["algo"] = algo
+    if data is not None:
+        given["dataset"] = data if isinstance(data, str) else data.id
+    path = Path(config_file) if config_file else folder / "run.toml" if folder and old else None
+    file = read_toml(path) if path else {}
+    settings = settings_of({**{k: v for k, v in file.items() if k in SETTINGS}, **given})
+    if algo is None and source_of(settings.algo):
+        raise ConfigError(
+            f"This run's algorithm is code of yours, {settings.algo}.",
+            f"Name it again to run it: --algo {settings.algo}",
+        )
+    algorithm = get(settings.algo)
+    if path:
+        refuse_unread(path, file, algorithm.name)
+    if not isinstance(data, Dataset):
+        data = load(
+            settings.dataset,
+            allow_nonfinite="drop-episode" if settings.allow_nonfinite else None,
+            clip_actions=settings.clip_actions,
+        )
+    check_fits(algorithm, data)
+    table = {
+        **_recipe_table(data, algorithm.name),
+        **file.get(algorithm.name, {}),
+        **(hyperparameters or {}),
+    }
+    config = configure(algorithm.Config, table)
+    least = algorithm(config, data.spec).least_steps()
+    if settings.steps < least:
+        raise ConfigError(
+            f"{settings.steps} steps are too few: {algorithm.name} first moves its policy at step "
+            f"{least}.",
+            "Give more --steps, or shorten its stages (see --help).",
+        )
+    settings, notes = _resolved(settings, data)
+    source = source_of(settings.algo)
+    run = Run(
+        settings=settings,
+        config=asdict(config),
+        algorithm=algorithm.name,
+        fingerprint=data.fingerprint,
+        held_out=_held_out(data.n_episodes, settings.holdout or 0.0),
+        spec=data.spec.to_json(),
+        env=data.env_id,
+        versions=current_versions(),
+        source_sha256=hashlib.sha256(source.read_bytes()).hexdigest() if source else None,
+    )
+    if old is not None:
+        if differences := old.differences(run):
+            raise ConfigError(
+                f"The run in {folder} was started otherwise: {'; '.join(differences)}.",
+                "Resume it with --out RUN --resume alone, or train into a new folder.",
+            )
+        notes += [
+            f"{name} is {run.versions.get(name)}, was {was}: the resumed run is not exact."
+            for name, was in old.versions.items()
+            if run.versions.get(name) != was
+        ]
+        run = old
+    where = folder or _default_folder(algorithm.name, data.id)
+    return Plan(run, data, algorithm, config, where, tuple(notes), old is not None)
+
+
+def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:
+    """Raise ConfigError, naming what fits, where the algorithm cannot learn on these actions."""
+    space = "discrete" if dataset.spec.discrete else "box"
+    if space not in algorithm.spaces:
+        fitting = [name for name in ALGORITHMS if space in get(name).spaces]
+        kind = "discrete" if space == "discrete" else "continuous"
+        raise ConfigError(
+            f"{algorithm.name} does not learn on {kind} actions, which {dataset.id} has.",
+            f"These do: {', '.join(fitting)}.",
+        )
+
+
+def _target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:
+    if out is None:
+        if resume:
+            raise ConfigError("Nothing says which run to resume.", "Give --out RUN --resume.")
+        return None, None
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file.", "Give a folder as --out.")
+    there = (folder / "run.toml").is_file()
+    if resume:
+        return folder, read_run(folder / "run.toml") if there else None
+    if folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise ConfigError(
+            f"The folder {folder} is occupied.",
+            "Give --resume to go on with the run in it, or another --out."
+            if there
+            else "Give another --out.",
+        )
+    return folder, None
+
+
+def _resolved(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
+    env_missing = _no_environment(settings, dataset)
+    if env_missing is not None and (settings.eval_env or settings.eval_every):
+        raise env_missing
+    holdout = settings.holdout
+    if holdout is None:
+        holdout = 0.2 if env_missing is not None and dataset.n_episodes > 1 else 0.0
+    compiled, notes = _compiles(settings.compile, settings.steps * len(settings.seeds))
+    return replace(
+        settings,
+        holdout=holdout,
+        device=_device(settings.device),
+        compile="on" if compiled else "off",
+        log_every=settings.log_every or max(1, settings.steps // 200),
+        save_every=settings.save_every or max(1, settings.steps // 10),
+        eval_every=settings.eval_every or (settings.steps if settings.eval_env else None),
+    ), notes
+
+
+def _no_environment(settings: Settings, dataset: Dataset) -> OffrlError | None:
+    """Why the policy cannot be tried, or None where it can."""
+    try:
+        if settings.eval_env:
+            make_env(settings.eval_env).close()
+        else:
+            env_for(dataset).close()
+    except OffrlError as error:
+        return error
+    return None
+
+
+def _compiles(wish: str, steps: int) -> tuple[bool, list[str]]:
+    if wish == "off" or (wish == "auto" and steps < COMPILE_FROM):
+        return False, []
+    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    if compiler is None and torch.get_default_device().type == "cpu":
+        if wish == "on":
+            raise ConfigError(
+                "Compiling needs a C++ compiler and there is none.",
+                "Install g++ or clang, or use --compile off.",
+            )
+        return False, ["No C++ compiler: running eager, which is slower."]
+    return True, ["Compiling the update: the first steps take up to a minute."]
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"There is no device '{name}': {str(error).splitlines()[0]}",
+            "Use --device auto or cpu.",
+        ) from error
+    return name
+
+
+def _held_out(n_episodes: int, holdout: float) -> tuple[int, ...]:
+    """The same episodes for every seed and algorithm, so that their scores compare."""
+    n = round(holdout * n_episodes)
+    if holdout > 0 and not 0 < n < n_episodes:
+        raise ConfigError(
+            f"Holding out {holdout:g} of {n_episodes} episodes leaves none on one side.",
+            "Use another --holdout, or 0.",
+        )
+    chosen = np.random.default_rng(0).permutation(n_episodes)[:n]
+    return tuple(int(i) for i in np.sort(chosen))
+
+
+def _recipe_table(dataset: Dataset, algorithm: str) -> dict[str, Any]:
+    recipe = (dataset.metadata.get("offrl") or {}).get("recipe") or {}
+    table = recipe.get(algorithm, {}) if isinstance(recipe, dict) else {}
+    return table if isinstance(table, dict) else {}
+
+
+def _default_folder(algorithm: str, dataset: str) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    parent = Path("runs") / algorithm / dataset.strip("/").replace(":", "_")
+    folder, k = parent / stamp, 2
+    while folder.exists():
+        folder, k = parent / f"{stamp}-{k}", k + 1
+    return folder

@@ -1,0 +1,113 @@
+"""A trained policy: raw observations in, raw actions out, whatever the spaces."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from offrl.data.spec import Spec
+from offrl.errors import ConfigError
+from offrl.nn import Categorical, Deterministic
+
+
+class Policy:
+    """A policy network with the spaces that its inputs and outputs belong to."""
+
+    def __init__(self, spec: Spec, network: nn.Module, device: str | torch.device = "cpu") -> None:
+        self.spec = spec
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.device = torch.device(device)
+
+    def predict(self, obs: Any) -> Any:
+        """The most likely action of one observation or a batch, in the action space's own form.
+
+        obs: as the observation space gives it, or with a leading batch axis on every part.
+        A batch returns an array [B, ...]; one observation returns what `env.step` takes.
+        Raises ConfigError where obs fits neither.
+        """
+        flat, single = self._flatten(obs)
+        return self._unflatten(self._distribution(flat).mode(), single)
+
+    def sample(self, obs: Any, rng: np.random.Generator | None = None) -> tuple[Any, Any]:
+        """An action of the policy's own distribution and its log-probability.
+
+        The log-probability is that of the executed action in environment units: a density, or
+        the tail mass where a continuous action was clipped to a bound.
+        """
+        flat, single = self._flatten(obs)
+        rng = rng or np.random.default_rng()
+        distribution = self._stochastic(flat)
+        action = distribution.sample(self._noise(distribution, rng))
+        log_prob = distribution.log_prob(action).double().cpu().numpy()
+        return self._unflatten(action, single), float(log_prob[0]) if single else log_prob
+
+    def log_prob(self, obs: Any, action: Any) -> Any:
+        """Log-probability of `action` given `obs`, as `sample` scores it: a float, or [B]."""
+        flat, single = self._flatten(obs)
+        actions = np.asarray(action)[None] if single else np.asarray(action)
+        tensor = torch.as_tensor(self.spec.flatten_actions(actions), device=self.device)
+        log_prob = self._stochastic(flat).log_prob(tensor).double().cpu().numpy()
+        return float(log_prob[0]) if single else log_prob
+
+    def act(
+        self, flat_obs: np.ndarray, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """Flat actions for flat observations [B, obs_dim]: the mode, or a sample where `rng` is given."""
+        distribution = self._distribution(flat_obs)
+        if rng is None:
+            action = distribution.mode()
+        else:
+            distribution = self._stochastic(flat_obs)
+            action = distribution.sample(self._noise(distribution, rng))
+        return action.cpu().numpy()
+
+    def _distribution(self, flat_obs: np.ndarray) -> Any:
+        with torch.no_grad():
+            return self.network(torch.as_tensor(flat_obs, device=self.device))
+
+    def _stochastic(self, flat_obs: np.ndarray) -> Any:
+        distribution = self._distribution(flat_obs)
+        if isinstance(distribution, Deterministic):
+            raise ConfigError(
+                "A deterministic policy has no density to sample from or score.",
+                "Train with a stochastic head (for bc: --head gaussian), or use predict().",
+            )
+        return distribution
+
+    def _noise(self, distribution: Any, rng: np.random.Generator) -> Tensor:
+        if isinstance(distribution, Categorical):
+            draws = rng.random(len(distribution.log_probs))
+        else:
+            draws = rng.standard_normal(tuple(distribution.mean.shape))
+        return torch.as_tensor(draws, dtype=torch.float32, device=self.device)
+
+    def _flatten(self, obs: Any) -> tuple[np.ndarray, bool]:
+        single = _is_single(self.spec.observation_space, obs)
+        flat = self.spec.flatten_obs_one(obs)[None] if single else self.spec.flatten_obs(obs)
+        return flat, single
+
+    def _unflatten(self, action: Tensor, single: bool) -> Any:
+        rows = action.cpu().numpy()
+        if single:
+            return self.spec.env_action(rows[0])
+        return np.stack([np.asarray(self.spec.env_action(row)) for row in rows])
+
+
+def _is_single(space: gym.Space[Any], obs: Any) -> bool:
+    """Whether `obs` is one observation of `space` rather than a batch; ConfigError if neither."""
+    while isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
+        shown = [(k, s) for k, s in parts if not isinstance(s, gym.spaces.Text)]
+        key, space = shown[0]
+        obs = obs[key]
+    shape, expected = np.shape(obs), space.shape or ()
+    if shape == expected:
+        return True
+    if len(shape) == len(expected) + 1 and shape[1:] == expected:
+        return False
+    raise ConfigError(
+        f"An observation of shape {shape} fits neither {expected} nor a batch of it.",
+        "Give raw observations as the environment returns them, with or without a batch axis.",
+    )

@@ -1,0 +1,202 @@
+"""`Run`: everything that decides what a training run computes, resolved once, written as run.toml."""
+
+import platform
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from offrl.errors import ConfigError, CorruptDataError, IncompatibleVersionError, suggest
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a person may set of a run, besides the algorithm's own configuration."""
+
+    algo: str
+    dataset: str
+    steps: int = 100_000
+    seeds: tuple[int, ...] = (0,)
+    holdout: float | None = None
+    eval_env: str | None = None
+    eval_every: int | None = None
+    eval_episodes: int = 10
+    log_every: int | None = None
+    save_every: int | None = None
+    device: str = "auto"
+    compile: str = "auto"
+    precision: str = "fp32"
+    threads: int = 1
+    allow_nonfinite: str | None = None
+    clip_actions: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_every", "eval_episodes", "log_every", "save_every", "threads"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"'{name}' must be a whole number from 1, not {value!r}.")
+        if not self.seeds or any(not isinstance(s, int) or s < 0 for s in self.seeds):
+            raise ConfigError("'seeds' must be whole numbers from 0.", "Use --seeds 0-4.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError("'seeds' names one seed twice.", "Name each seed once.")
+        if self.holdout is not None and not 0 <= self.holdout < 1:
+            raise ConfigError(
+                f"'holdout' is a share of episodes from 0 to below 1, not {self.holdout}.",
+                "Use --holdout 0.2.",
+            )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"'{name}' cannot be {getattr(self, name)!r}.",
+                    f"Use one of {', '.join(str(c) for c in choices if c)}.",
+                )
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "compile": ("auto", "on", "off"),
+    "precision": ("fp32", "bf16"),
+    "allow_nonfinite": (None, "drop-episode"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Settings, configuration, and the facts that they were resolved to."""
+
+    settings: Settings  # nothing in here is "auto" or None any more, except eval_env and eval_every
+    config: dict[str, Any]  # the algorithm's settings, every one
+    algorithm: str  # the algorithm's own name, also that of its table in run.toml
+    fingerprint: str  # of the dataset
+    held_out: tuple[int, ...]  # numbers of the episodes that no loss and no statistic sees
+    spec: dict[str, str]  # the spaces, as Minari writes them
+    env: str | None  # the dataset's registered environment
+    versions: dict[str, str]
+    source_sha256: str | None = None  # of a user's algorithm file
+
+    def to_toml(self) -> str:
+        """The text of run.toml: what can be set at the top, what was found below."""
+        settings = {k: v for k, v in asdict(self.settings).items() if v is not None}
+        settings["seeds"] = list(self.settings.seeds)
+        facts = {
+            "algorithm": self.algorithm,
+            "fingerprint": self.fingerprint,
+            "held_out": list(self.held_out),
+            "spec": self.spec,
+            "env": self.env,
+            "versions": self.versions,
+            "source_sha256": self.source_sha256,
+        }
+        resolved = {k: v for k, v in facts.items() if v is not None}
+        return tomli_w.dumps(
+            {
+                "format": FORMAT,
+                **settings,
+                self.algorithm: self.config,
+                "resolved": resolved,
+            }
+        )
+
+    def differences(self, other: "Run") -> list[str]:
+        """How `other` departs from this run, one clause each; versions aside."""
+        mine, theirs = tomllib.loads(self.to_toml()), tomllib.loads(other.to_toml())
+        for side in (mine, theirs):
+            side["resolved"].pop("versions")
+        flat_mine, flat_theirs = _flat(mine), _flat(theirs)
+        return [
+            f"{key} is {flat_theirs.get(key)!r}, was {flat_mine.get(key)!r}"
+            for key in sorted(flat_mine.keys() | flat_theirs.keys())
+            if flat_mine.get(key) != flat_theirs.get(key)
+        ]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def read_run(path: Path) -> Run:
+    """The run of a folder's run.toml; a user's algorithm file is not imported.
+
+    Raises CorruptDataError or IncompatibleVersionError naming the file.
+    """
+    table = read_toml(path)
+    try:
+        resolved = table["resolved"]
+        name = resolved["algorithm"]
+        return Run(
+            settings=settings_of({k: v for k, v in table.items() if k in SETTINGS}),
+            config=table[name],
+            algorithm=name,
+            fingerprint=resolved["fingerprint"],
+            held_out=tuple(resolved["held_out"]),
+            spec=resolved["spec"],
+            env=resolved.get("env"),
+            versions=resolved["versions"],
+            source_sha256=resolved.get("source_sha256"),
+        )
+    except (KeyError, TypeError) as error:
+        raise CorruptDataError(
+            f"{path} lacks what a run needs: {error}.", "Train again into a new folder."
+        ) from error
+
+
+SETTINGS = {f.name for f in fields(Settings)}
+
+
+def settings_of(values: dict[str, Any]) -> Settings:
+    """Settings from names and values; ConfigError where algorithm or dataset are missing."""
+    seeds = values.get("seeds")
+    try:
+        return Settings(**{**values, **({"seeds": tuple(seeds)} if seeds is not None else {})})
+    except TypeError as error:
+        raise ConfigError(
+            "A run needs an algorithm and a dataset.",
+            "Give --algo and --dataset, or a --config file that names them.",
+        ) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file of ours; NotFoundError, CorruptDataError or IncompatibleVersionError name it."""
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}.", "Look at the path.")
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CorruptDataError(f"{path} is not TOML: {error}.", "Mend or replace it.") from error
+    if table.get("format", FORMAT) != FORMAT:
+        raise IncompatibleVersionError(
+            f"{path} has format {table['format']}; this offrl reads format {FORMAT}.",
+            "Install the offrl that wrote it.",
+        )
+    return table
+
+
+def refuse_unread(path: Path, file: dict[str, Any], algorithm: str) -> None:
+    """Raise ConfigError for a key of a config file that nothing reads, with the nearest one."""
+    for key, value in file.items():
+        if key not in SETTINGS and key not in ("format", "resolved") and not isinstance(value, dict):
+            raise ConfigError(
+                f"{path} sets '{key}', which nothing reads.{suggest(key, SETTINGS)}",
+                f"Settings of the algorithm go into a [{algorithm}] table.",
+            )
+
+
+def current_versions() -> dict[str, str]:
+    """Versions that bits depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("offrl", "torch", "numpy", "gymnasium", "minari"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

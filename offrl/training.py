@@ -1,0 +1,381 @@
+"""Training: a generator of events over a resolved run; it names no algorithm and calls nobody back.
+
+Progress bars, metrics.csv, TensorBoard and early stopping are consumers of the events.
+"""
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import tomli_w
+import torch
+from torch import Tensor, nn
+
+from offrl import checkpoint as checkpoints
+from offrl.algorithm import Algorithm, constant_features, start
+from offrl.algos import source_of
+from offrl.batch import Table
+from offrl.checkpoint import TrainedRun
+from offrl.data.dataset import Dataset
+from offrl.data.durable import write_file
+from offrl.errors import LockedError, NumericsError, OffrlError
+from offrl.evaluation.evaluate import evaluate
+from offrl.learner import Learner, Progress, State, Update, make_update, steps
+from offrl.logs import MetricsFile, TensorBoard
+from offrl.plan import Plan, resolve
+from offrl.policy import Policy
+from offrl.run import FORMAT, read_toml
+from offrl.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Started:
+    """A seed begins, or goes on, at `step`."""
+
+    seed: int
+    step: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Metrics of one gradient step, every `log_every` steps."""
+
+    seed: int
+    step: int
+    metrics: dict[str, float]
+    steps_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The policy was tried in its environment."""
+
+    seed: int
+    step: int
+    evaluation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on the disk."""
+
+    seed: int
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A loss stopped being finite; the last good state is saved and the seed is over."""
+
+    seed: int
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A seed has taken all its steps; `seconds` counts every sitting of it."""
+
+    seed: int
+    step: int
+    seconds: float
+
+
+Event = Started | Trained | Evaluated | Saved | Diverged | Finished
+
+
+def fit(
+    algo: str,
+    data: str | Dataset,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    config_file: str | Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    steps: int | None = None,
+    seeds: Iterable[int] | None = None,
+    holdout: float | None = None,
+    eval_env: str | None = None,
+    eval_every: int | None = None,
+    eval_episodes: int | None = None,
+    log_every: int | None = None,
+    save_every: int | None = None,
+    device: str | None = None,
+    compile: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    allow_nonfinite: str | None = None,
+    clip_actions: bool | None = None,
+    **hyperparameters: Any,
+) -> TrainedRun:
+    """Train `algo` on a dataset or its reference; the same as `offrl train`.
+
+    Raises ConfigError or NotFoundError before anything is written, LockedError where the folder
+    is in use, NumericsError after the other seeds are done where one has diverged.
+    """
+    plan = resolve(
+        algo,
+        data,
+        out=out,
+        resume=resume,
+        config_file=config_file,
+        hyperparameters=hyperparameters,
+        steps=steps,
+        seeds=None if seeds is None else tuple(int(s) for s in seeds),
+        holdout=holdout,
+        eval_env=eval_env,
+        eval_every=eval_every,
+        eval_episodes=eval_episodes,
+        log_every=log_every,
+        save_every=save_every,
+        device=device,
+        compile=compile,
+        precision=precision,
+        threads=threads,
+        allow_nonfinite=allow_nonfinite,
+        clip_actions=clip_actions,
+    )
+    diverged: list[str] = []
+    for event in train(plan):
+        if on_event:
+            on_event(event)
+        if isinstance(event, Diverged):
+            diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+    if diverged:
+        raise NumericsError(
+            " ".join(diverged), f"The last good state of each is kept in {plan.dir}."
+        )
+    return TrainedRun(plan.dir, plan.run, plan.run.settings.seeds)
+
+
+def train(plan: Plan) -> Iterator[Event]:
+    """Train every seed of a resolved run, yielding events as they happen.
+
+    Writes the run folder. Raises LockedError where another process trains in it; a seed whose
+    loss stops being finite is reported as Diverged, and the others go on.
+    """
+    with _locked(plan.dir), _threads(plan.run.settings.threads):
+        _write_run(plan)
+        finished: list[Finished] = []
+        diverged: list[Diverged] = []
+        for event in _seeds(plan):
+            if isinstance(event, Finished):
+                finished.append(event)
+            if isinstance(event, Diverged):
+                diverged.append(event)
+            yield event
+        _write_result(plan, finished, diverged)
+
+
+def _seeds(plan: Plan) -> Iterator[Event]:
+    run, settings = plan.run, plan.run.settings
+    transitions = plan.dataset.transitions
+    held_out = np.array(run.held_out, dtype=np.int64)
+    kept = np.setdiff1d(np.arange(transitions.n_episodes), held_out)
+    table = Table.of(transitions.take_episodes(kept), settings.device)
+    held = None
+    if len(held_out):
+        held = Table.of(transitions.take_episodes(held_out), settings.device)
+    algorithm = plan.algorithm(plan.config, plan.dataset.spec)
+    rows, notes, update = algorithm.rows(table), _notes(plan, table), None
+    for seed in settings.seeds:
+        modules, state = start(algorithm, table, seed, settings.precision)
+        if update is None:  # one compiled graph serves every seed
+            update = make_update(algorithm, modules, compiled=settings.compile == "on")
+        sampler = Sampler(table, seed, plan.config.batch_size, rows, algorithm.draws())
+        folder = plan.dir / f"seed_{seed}"
+        job = _Job(plan, algorithm, seed, folder, modules, sampler, held)
+        yield from job.events(state, update, notes)
+        notes = ()
+
+
+def _notes(plan: Plan, table: Table) -> tuple[str, ...]:
+    notes = list(plan.notes)
+    if constant := constant_features(table):
+        notes.append(f"obs columns {constant} never change: they are centred and not scaled.")
+    if len(table) < plan.config.batch_size:
+        notes.append(
+            f"{len(table)} transitions are fewer than a batch of {plan.config.batch_size}: "
+            "a batch holds each several times."
+        )
+    return tuple(notes)
+
+
+@dataclass
+class _Job:
+    """One seed of a run: where it stands, what it writes."""
+
+    plan: Plan
+    algorithm: Algorithm[Any]
+    seed: int
+    folder: Path
+    modules: dict[str, nn.Module]
+    sampler: Sampler
+    held: Table | None
+    seconds: float = 0.0  # of earlier sittings
+
+    def events(self, state: State, update: Update, notes: tuple[str, ...]) -> Iterator[Event]:
+        """Go on from the newest whole checkpoint, or start."""
+        now, fresh = self._resume(state)
+        yield Started(self.seed, now.step, notes)
+        verdict = self.folder / "diverged.toml"
+        if verdict.exists():
+            yield Diverged(self.seed, now.step, str(read_toml(verdict)["message"]))
+            return
+        metrics = MetricsFile(self.folder / "metrics.csv", up_to=now.step)
+        board = TensorBoard(self.folder, now.step)
+        self._began = time.perf_counter() - self.seconds
+        try:
+            if fresh:
+                yield self._save(now)
+            for event in self._steps(now, update):
+                if isinstance(event, Trained):
+                    metrics.append(event.step, event.metrics)
+                    speed = {"steps_per_second": event.steps_per_second}
+                    board.append(event.step, event.metrics | speed)
+                if isinstance(event, Evaluated):
+                    values = {"eval/return_mean": event.evaluation["return_mean"]}
+                    metrics.append(event.step, values)
+                    board.append(event.step, values)
+                if isinstance(event, Diverged):
+                    page = {"format": FORMAT, "step": event.step, "message": event.message}
+                    write_file(verdict, tomli_w.dumps(page).encode())
+                yield event
+        except OSError as error:
+            raise OffrlError(
+                f"{self.folder} cannot be written: {error.strerror or error}.",
+                "Make room or mend the permissions, then go on with --resume.",
+            ) from error
+        finally:
+            board.close()
+
+    def _resume(self, state: State) -> tuple[Progress, bool]:
+        found = checkpoints.newest(self.folder) if self.plan.resumed else None
+        if found is None:
+            return Progress(0, state, state, {}), True
+        self.seconds = float(found.page.get("seconds", 0.0))
+        both = checkpoints.restore({"state": state, "anchor": state}, found.tensors)
+        return Progress(found.step, both["state"], both["anchor"], {}), False
+
+    def _steps(self, now: Progress, update: Update) -> Iterator[Event]:
+        settings, seed = self.plan.run.settings, self.seed
+        log_every, save_every = settings.log_every or 1, settings.save_every or 1
+        eval_every = settings.eval_every
+        mark, marked = time.perf_counter(), now.step
+        run = steps(self.algorithm, self.modules, self.sampler, now, settings.steps, update)
+        try:
+            for now in run:
+                last = now.step == settings.steps
+                if now.step % log_every == 0 or last:
+                    values = {k: float(v) for k, v in now.metrics.items()} | self._holdout(now)
+                    rate = (now.step - marked) / max(time.perf_counter() - mark, 1e-9)
+                    yield Trained(seed, now.step, values, rate)
+                    mark, marked = time.perf_counter(), now.step
+                if eval_every and (now.step % eval_every == 0 or last):
+                    yield Evaluated(seed, now.step, self._evaluate(now))
+                    mark, marked = time.perf_counter(), now.step
+                if now.step % save_every == 0 or last:
+                    yield self._save(now)
+        except NumericsError as error:
+            yield self._save(now)
+            yield Diverged(seed, now.step, error.cause)
+            return
+        yield Finished(seed, now.step, time.perf_counter() - self._began)
+
+    def _save(self, now: Progress) -> Saved:
+        page = checkpoints.page_of(self.modules, self.plan.dataset.spec)
+        page["seconds"] = time.perf_counter() - self._began
+        trees = {"state": now.state, "anchor": now.anchor}
+        return Saved(self.seed, now.step, checkpoints.save(self.folder, now.step, trees, page))
+
+    def _holdout(self, now: Progress) -> dict[str, float]:
+        if self.held is None:
+            return {}
+        index = torch.linspace(0, len(self.held) - 1, min(len(self.held), 4096)).long()
+        batch = self.held.gather(index.to(self.held.obs_row.device), {}, {})
+        found = self.algorithm.holdout(Learner(self.modules, now.state).nets, batch)
+        return {name: float(value) for name, value in found.items()}
+
+    def _evaluate(self, now: Progress) -> dict[str, Any]:
+        network = copy.deepcopy(self.modules["policy"])
+        weights: dict[str, Tensor] = now.state["params"]["policy"] | now.state["buffers"]["policy"]
+        network.load_state_dict(weights)
+        settings = self.plan.run.settings
+        return evaluate(
+            Policy(self.plan.dataset.spec, network, settings.device),
+            settings.eval_env or self.plan.dataset.env_id,
+            episodes=settings.eval_episodes,
+            seed=self.seed,
+        ).to_dict()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise LockedError(
+            f"Another process is training in {folder}.", "Wait for it, or give another --out."
+        ) from None
+    except OSError as error:
+        raise OffrlError(
+            f"{folder} cannot be written: {error.strerror or error}.", "Give another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Bits depend on the number of threads, so a run sets it and puts it back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_run(plan: Plan) -> None:
+    if plan.resumed:
+        return
+    if source := source_of(plan.run.settings.algo):
+        shutil.copyfile(source, plan.dir / "algorithm.py")
+    write_file(plan.dir / "run.toml", plan.run.to_toml().encode())
+
+
+def _write_result(plan: Plan, finished: list[Finished], diverged: list[Diverged]) -> None:
+    path, settings = plan.dir / "result.json", plan.run.settings
+    old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    seconds = sum(event.seconds for event in finished)
+    taken = sum(event.step for event in finished)
+    result = {
+        "format": FORMAT,
+        "run": str(plan.dir),
+        "algo": settings.algo,
+        "dataset": settings.dataset,
+        "fingerprint": plan.run.fingerprint,
+        "steps": settings.steps,
+        "seeds": list(settings.seeds),
+        "held_out_episodes": len(plan.run.held_out),
+        "checkpoint": "last",
+        "diverged": {str(event.seed): event.message for event in diverged},
+        "steps_per_second": taken / seconds if seconds else None,
+        "wall_seconds": seconds,
+        "versions": plan.run.versions,
+    }
+    write_file(path, json.dumps({**old, **result}, indent=2).encode())
