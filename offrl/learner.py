@@ -70,7 +70,8 @@ class Learner:
         names = (names,) if isinstance(names, str) else names
         params: Params = (at or self).state["params"]
 
-        def objective(moving: Params) -> tuple[Tensor, Metrics]:
+        # Quoted, since an annotation of an inner function is evaluated, which dynamo cannot trace.
+        def objective(moving: "Params") -> "tuple[Tensor, Metrics]":
             nets = Nets(self.modules, {**params, **moving}, self.state["buffers"])
             return loss(nets, batch)
 
