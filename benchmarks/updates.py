@@ -32,8 +32,8 @@ class Contender:
             cwd=ROOT,
         )
         self.asking, self.answers = self._pipes()
-        while (line := self._read()) != "ready":
-            print(line, file=sys.stderr)
+        while self._read() != "ready":
+            pass  # what a library says of itself while it starts
 
     def updates_per_second(self, steps: int) -> float:
         """Ask for `steps` updates and return how many it made a second."""
