@@ -178,7 +178,7 @@ def space_of_observations(obs: Any) -> spaces.Space[Any]:
         limits = np.iinfo(array.dtype)
         return spaces.Box(limits.min, limits.max, shape, array.dtype.type)
     if array.dtype.kind == "b":
-        return spaces.Box(0, 1, shape, np.bool_)
+        return spaces.Box(0, 1, shape, np.int8)
     raise ConfigError(
         f"obs is {array.dtype}, which is not numbers.", "Give observation_space, or numbers."
     )

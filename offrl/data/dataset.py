@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from offrl.data.arrays import episodes_of_arrays, space_of_actions, space_of_observations
-from offrl.data.episodes import Episode, digest, fingerprint_of, structure_faults
+from offrl.data.episode_store import LEARNING_INFOS, EpisodeStore
+from offrl.data.episodes import Episode, columns_of, digest, fingerprint_of, structure_faults
+from offrl.data.limits import all_finite, require_finite, within_bounds
+from offrl.data.minari_store import env_spec_of
 from offrl.data.spec import Spec
 from offrl.data.transitions import Transitions
 from offrl.errors import ConfigError, CorruptDataError
-
-BOUND_TOLERANCE = 1e-6  # relative to the bound: float32 rounding is not a violation
 
 
 @dataclass
@@ -85,6 +85,10 @@ class Dataset:
         env = f", env={self.env_id}" if self.env_id else ""
         return f"Dataset({self.id}, episodes={self.n_episodes}, steps={self.n_steps}{env})"
 
+    def _learning_episodes(self) -> Iterator[Episode]:
+        """The episodes with the infos that learning and the fingerprint need, and no others."""
+        return _Chosen(self._episodes, range(len(self))).read(LEARNING_INFOS)
+
     @property
     def n_episodes(self) -> int:
         """The number of episodes."""
@@ -93,13 +97,14 @@ class Dataset:
     @cached_property
     def n_steps(self) -> int:
         """The number of steps of all episodes."""
-        known = getattr(self._episodes, "n_steps", None)
-        return known if isinstance(known, int) else sum(len(episode) for episode in self)
+        if isinstance(self._episodes, EpisodeStore):
+            return self._episodes.n_steps
+        return sum(self._totals.steps)
 
     @property
     def env_spec(self) -> dict[str, Any] | None:
-        """What the metadata says of the environment, as plain data; nothing is ever made from it."""
-        return _env_of(self.metadata)
+        """What the metadata says of the environment, as plain data; nothing is made from it."""
+        return env_spec_of(self.metadata)
 
     @property
     def env_id(self) -> str | None:
@@ -110,7 +115,7 @@ class Dataset:
     @cached_property
     def _totals(self) -> _Totals:
         totals = _Totals()
-        for episode in self:
+        for episode in self._learning_episodes():
             totals.add(episode)
         return totals
 
@@ -124,14 +129,14 @@ class Dataset:
         totals = _Totals()
 
         def counted() -> Iterator[Episode]:
-            for episode in self:
+            for episode in self._learning_episodes():
                 yield episode
                 totals.add(episode)  # after the episode was found well formed
 
         built = Transitions.build(counted(), self.spec)
         self.__dict__["_totals"] = totals
-        _require_finite(built, self.id)
-        return _within_bounds(built, self.id, clip=self._clip_actions)
+        require_finite(built, self.id)
+        return within_bounds(built, self.id, clip=self._clip_actions)
 
     @property
     def fingerprint(self) -> str:
@@ -245,7 +250,7 @@ class Dataset:
         spec = Spec(observation_space, action_space)
         held = [_episode(given, number) for number, given in enumerate(episodes)]
         for episode in held:
-            for fault in structure_faults(episode, spec):
+            for fault in structure_faults(columns_of(episode), spec):
                 raise CorruptDataError(f"Episode {episode.id}: {fault.message}.", fault.advice)
         if not held:
             raise ConfigError("There are no episodes in the dataset.", "Give at least one.")
@@ -320,7 +325,9 @@ def load(
 
 def drop_nonfinite(data: Dataset) -> Dataset:
     """Return the dataset without the episodes that hold NaN or infinity, with a warning."""
-    kept = [i for i, episode in enumerate(data) if _all_finite(episode, data.spec)]
+    kept = [
+        i for i, episode in enumerate(data._learning_episodes()) if all_finite(episode, data.spec)
+    ]
     if len(kept) == len(data):
         return data
     if not kept:
@@ -336,66 +343,6 @@ def drop_nonfinite(data: Dataset) -> Dataset:
     return data.select(kept)
 
 
-def _all_finite(episode: Episode, spec: Spec) -> bool:
-    columns = (spec.flatten_obs(episode.observations), episode.actions, episode.rewards)
-    return all(bool(np.isfinite(column).all()) for column in columns)
-
-
-def _require_finite(built: Transitions, name: str) -> None:
-    rows = built.obs_row
-    columns = (
-        ("reward", built.reward, np.arange(len(built)), built.starts),
-        ("action", built.action, np.arange(len(built)), built.starts),
-        ("observation", built.observations, rows, built.starts + np.arange(len(built.starts))),
-    )
-    for field_name, column, _, starts in columns:
-        bad = ~np.isfinite(column)
-        if not bad.any():
-            continue
-        where = np.argwhere(bad)
-        row = int(where[0][0])
-        episode = int(np.searchsorted(starts, row, side="right") - 1)
-        label = field_name
-        if field_name == "observation":
-            label = _part_at(built.spec, int(where[0][1]))
-        value = column[tuple(where[0])]
-        raise CorruptDataError(
-            f"{name}: {label} is {value} at episode {episode} step {row - starts[episode]};"
-            f" {len(where)} values of it are not finite.",
-            "Correct the log, or leave such episodes out: --allow-nonfinite drop-episode.",
-        )
-
-
-def _part_at(spec: Spec, column: int) -> str:
-    part = next(part for part in spec.obs_parts if part.start <= column < part.stop)
-    return f"observation '{part.path}'" if part.path else "observation"
-
-
-def _within_bounds(built: Transitions, name: str, *, clip: bool) -> Transitions:
-    if built.spec.discrete:
-        return built
-    low, high = built.spec.action_low, built.spec.action_high
-    outside = out_of_bounds(built.action, low, high).any(axis=1)
-    if outside.any() and not clip:
-        row = int(np.flatnonzero(outside)[0])
-        episode = int(built.episode[row])
-        raise CorruptDataError(
-            f"{name}: action {built.action[row]} is outside its bounds at episode {episode}"
-            f" step {row - built.starts[episode]}; {outside.sum()} actions are.",
-            "Correct the action space, or move them to the bounds: --clip-actions.",
-        )
-    return replace(built, action=np.clip(built.action, low, high))
-
-
-def out_of_bounds(
-    actions: npt.NDArray[Any], low: npt.NDArray[Any], high: npt.NDArray[Any]
-) -> npt.NDArray[np.bool_]:
-    """Return which numbers of flat actions [N, action_dim] lie outside, beyond rounding."""
-    slack_low = np.where(np.isfinite(low), BOUND_TOLERANCE * np.maximum(1, np.abs(low)), 0)
-    slack_high = np.where(np.isfinite(high), BOUND_TOLERANCE * np.maximum(1, np.abs(high)), 0)
-    return (actions < low - slack_low) | (actions > high + slack_high)
-
-
 class _Chosen(Sequence[Episode]):
     """A view of some episodes of another sequence."""
 
@@ -406,6 +353,9 @@ class _Chosen(Sequence[Episode]):
     def __len__(self) -> int:
         return len(self._chosen)
 
+    def __iter__(self) -> Iterator[Episode]:
+        return self.read(None)
+
     @overload
     def __getitem__(self, index: int) -> Episode: ...
     @overload
@@ -414,6 +364,16 @@ class _Chosen(Sequence[Episode]):
         if isinstance(index, slice):
             return _Chosen(self._episodes, self._chosen[index])
         return self._episodes[self._chosen[index]]
+
+    def read(self, infos: Sequence[str] | None) -> Iterator[Episode]:
+        """Yield the episodes; those on disk are read in one pass, with the named infos only."""
+        if isinstance(self._episodes, EpisodeStore):
+            yield from self._episodes.read(self._chosen, infos)
+        elif isinstance(self._episodes, _Chosen):
+            chosen = [self._episodes._chosen[i] for i in self._chosen]
+            yield from _Chosen(self._episodes._episodes, chosen).read(infos)
+        else:
+            yield from (self._episodes[i] for i in self._chosen)
 
 
 def _episode(given: Any, number: int) -> Episode:
@@ -440,19 +400,6 @@ def _env_metadata(env: str | EnvSpec | None) -> dict[str, Any]:
     if env is None:
         return {}
     return {"env_spec": json.dumps({"id": env}) if isinstance(env, str) else env.to_json()}
-
-
-def _env_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    text = metadata.get("env_spec")
-    if not isinstance(text, str):
-        return None
-    try:
-        described = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptDataError(
-            f"metadata.json: env_spec is not JSON ({error}).", "Write the dataset again."
-        ) from error
-    return described if isinstance(described, dict) else None
 
 
 def _action_text(spec: Spec) -> str:

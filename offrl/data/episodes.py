@@ -3,13 +3,13 @@
 observations   o0   o1   o2   ...   oT      T+1 rows: the last one is the state after the end
 actions           a0   a1   ...   aT-1      T rows; action t leads from row t to row t+1
 rewards           r0   r1   ...   rT-1      T rows, and so are terminations and truncations
-infos          i0   i1   i2   ...   iT      T+1 rows: row 0 belongs to the reset, row t+1 to action t
+infos          i0   i1   i2   ...   iT      T+1 rows: row 0: the reset, row t+1: action t
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -138,51 +138,69 @@ class Fault:
 
 def faults(episode: Episode, spec: Spec) -> Iterator[Fault]:
     """Yield what makes the episode malformed against the spec: its structure, else its contents."""
-    structural = list(structure_faults(episode, spec))
+    structural = list(structure_faults(columns_of(episode), spec))
     yield from structural
     if not structural:
+        yield from _text_faults(episode, spec)
         yield from _choice_faults(episode, spec)
         yield from _end_faults(episode)
 
 
-def structure_faults(episode: Episode, spec: Spec) -> Iterator[Fault]:
+class Column(Protocol):
+    """What the structure of a column is judged by; an array is one, and so is what a file says."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+def columns_of(episode: Episode) -> dict[str, Column]:
+    """Return the columns of an episode by name, "observations/<part>" for parts."""
+    columns: dict[str, Column] = {}
+    for name in ("observations", "actions", "rewards", "terminations", "truncations"):
+        columns.update(leaves(getattr(episode, name), name))
+    return columns
+
+
+def structure_faults(columns: Mapping[str, Column], spec: Spec) -> Iterator[Fault]:
     """Yield the columns that are missing or have the wrong length, shape or type."""
-    steps = len(episode) if episode.rewards.ndim else 0
+    rewards = columns.get("rewards")
+    if rewards is None:
+        yield _missing("rewards")
+        return
+    steps = rewards.shape[0] if rewards.shape else 0
     if steps == 0:
         yield Fault("empty-episode", "rewards", "rewards has no steps", "Leave empty episodes out.")
         return
-    yield from _column_faults(episode, steps)
-    for part in spec.obs_parts:
-        yield from _part_faults(episode, part, steps + 1)
-    yield from _action_faults(episode, spec, steps)
-
-
-def _column_faults(episode: Episode, steps: int) -> Iterator[Fault]:
     kinds = (
-        ("rewards", "f", "numbers"),
+        ("rewards", "iuf", "numbers"),
         ("terminations", "b", "bool"),
         ("truncations", "b", "bool"),
     )
     for name, kind, wanted in kinds:
-        column = getattr(episode, name)
-        if column.shape != (steps,):
+        column = columns.get(name)
+        if column is None:
+            yield _missing(name)
+        elif column.shape != (steps,):
             yield _length(name, column.shape, (steps,))
         elif column.dtype.kind not in kind:
             yield _type(name, f"is {column.dtype}, where {wanted} is expected")
+    for part in spec.obs_parts:
+        yield from _part_faults(columns, part, steps + 1)
+    yield from _action_faults(columns.get("actions"), spec, steps)
 
 
-def _part_faults(episode: Episode, part: Part, rows: int) -> Iterator[Fault]:
+def _part_faults(columns: Mapping[str, Column], part: Part, rows: int) -> Iterator[Fault]:
     name = f"observations/{part.path}" if part.path else "observations"
-    leaf = _find(episode.observations, part.path)
+    leaf = columns.get(name)
     if leaf is None:
-        yield Fault("missing-column", name, f"{name} is missing", FORMAT_HELP)
-        return
-    if leaf.ndim == 0 or leaf.shape[0] != rows or leaf.shape[1:] != part.shape:
+        yield _missing(name)
+    elif leaf.shape != (rows, *part.shape):
         yield _length(name, leaf.shape, (rows, *part.shape))
-        return
-    if part.kind == "text":
-        if not all(isinstance(text, str) for text in leaf):
-            yield _type(name, "holds something that is not text")
+    elif part.kind == "text":
+        if leaf.dtype.kind not in "OUS":
+            yield _type(name, f"is {leaf.dtype}, where text is expected")
     elif part.kind in ("discrete", "multidiscrete"):
         if leaf.dtype.kind not in "iu":
             yield _type(name, f"is {leaf.dtype}, where whole numbers are expected")
@@ -190,11 +208,11 @@ def _part_faults(episode: Episode, part: Part, rows: int) -> Iterator[Fault]:
         yield _type(name, f"is {leaf.dtype}, which does not fit {part.dtype}")
 
 
-def _action_faults(episode: Episode, spec: Spec, steps: int) -> Iterator[Fault]:
-    actions, space = episode.actions, spec.action_space
+def _action_faults(actions: Column | None, spec: Spec, steps: int) -> Iterator[Fault]:
+    space = spec.action_space
     shape = (steps, *(space.shape or ()))
-    if not isinstance(actions, np.ndarray):
-        yield _type("actions", "is nested, where one array is expected")
+    if actions is None:
+        yield _missing("actions")
     elif actions.shape != shape:
         yield _length("actions", actions.shape, shape)
     elif isinstance(space, spaces.Discrete):
@@ -204,6 +222,13 @@ def _action_faults(episode: Episode, spec: Spec, steps: int) -> Iterator[Fault]:
         actions.dtype, space.dtype or np.float32, "same_kind"
     ):
         yield _type("actions", f"is {actions.dtype}, which does not fit {space.dtype}")
+
+
+def _text_faults(episode: Episode, spec: Spec) -> Iterator[Fault]:
+    for part in spec.obs_parts:
+        leaf = _find(episode.observations, part.path) if part.kind == "text" else None
+        if leaf is not None and not all(isinstance(text, str) for text in leaf):
+            yield _type(f"observations/{part.path}", "holds something that is not text")
 
 
 def _choice_faults(episode: Episode, spec: Spec) -> Iterator[Fault]:
@@ -264,6 +289,10 @@ def _length(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> Fau
         return Fault("length-mismatch", name, message, FORMAT_HELP)
     message = f"{name} has the shape {found}, where {expected} is expected"
     return Fault("shape-mismatch", name, message, FORMAT_HELP)
+
+
+def _missing(name: str) -> Fault:
+    return Fault("missing-column", name, f"{name} is missing", FORMAT_HELP)
 
 
 def _type(name: str, what: str) -> Fault:

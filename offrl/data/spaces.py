@@ -1,7 +1,7 @@
-"""Gymnasium spaces as Minari writes them in metadata.json: JSON text, read without running anything.
+"""Gymnasium spaces as Minari writes them in metadata.json: JSON text, read and never run.
 
-A space in a file is a claim by whoever wrote the file, so its size and depth are limited, only plain
-number types are accepted, and no environment is ever made to find a space that is missing.
+A space in a file is a claim by whoever wrote the file, so its size and depth are limited, only
+plain number types are accepted, and no environment is made to find a space that is missing.
 """
 
 import json
@@ -17,9 +17,8 @@ from offrl.errors import ConfigError, CorruptDataError
 MAX_TEXT = 64 * 2**20  # characters of one serialised space
 MAX_DEPTH = 32
 MAX_ELEMENTS = 2**26  # of one Box: 67 million numbers
-NUMBER_TYPES = frozenset(
-    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
-)
+_SIZES = {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}
+NUMBER_TYPES = {"bool"} | {f"{kind}{bits}" for kind, sizes in _SIZES.items() for bits in sizes}
 UNSUPPORTED = ("Graph", "Sequence", "OneOf")
 
 
@@ -187,7 +186,7 @@ def _dict(described: dict[str, Any], name: str, depth: int) -> spaces.Dict:
     )
 
 
-def _tuple(described: dict[str, Any], name: str, depth: int) -> spaces.Tuple:
+def _tuple(described: dict[str, Any], name: str, depth: int) -> spaces.Space[Any]:
     parts = described["subspaces"]
     if not isinstance(parts, list):
         raise _corrupt(name, "has subspaces that are not a list")

@@ -24,6 +24,14 @@ from offrl.errors import ConfigError, CorruptDataError
 
 Kind = Literal["box", "discrete", "multidiscrete", "multibinary", "text"]
 
+_KINDS: tuple[tuple[type[spaces.Space[Any]], Kind], ...] = (
+    (spaces.Box, "box"),
+    (spaces.Discrete, "discrete"),
+    (spaces.MultiDiscrete, "multidiscrete"),
+    (spaces.MultiBinary, "multibinary"),
+    (spaces.Text, "text"),
+)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -241,7 +249,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> "Spec":
-        """Return the Spec that a metadata.json describes; raises CorruptDataError naming the key."""
+        """Return the Spec of a metadata.json; raises CorruptDataError naming the key."""
         for key in ("observation_space", "action_space"):
             if key not in described:
                 raise CorruptDataError(
@@ -271,14 +279,7 @@ def _walk(space: spaces.Space[Any], path: str) -> Iterator[tuple[str, spaces.Spa
 
 
 def _part(path: str, space: spaces.Space[Any], start: int) -> Part:
-    kinds: dict[type, Kind] = {
-        spaces.Box: "box",
-        spaces.Discrete: "discrete",
-        spaces.MultiDiscrete: "multidiscrete",
-        spaces.MultiBinary: "multibinary",
-        spaces.Text: "text",
-    }
-    kind = next((kind for cls, kind in kinds.items() if isinstance(space, cls)), None)
+    kind = next((kind for cls, kind in _KINDS if isinstance(space, cls)), None)
     if kind is None:
         raise ConfigError(
             f"The observation part '{path or 'observation'}' is a {type(space).__name__} space,"

@@ -2,9 +2,9 @@
 
 Two episodes of 3 and 2 steps lie like this:
 
-    row of a step         0    1    2         3    4            action, reward, terminated, truncated,
-                                                                behavior_log_prob: N rows
-    row of observations   0    1    2    3    4    5    6        observations: N + E rows
+    row of a step         0    1    2         3    4         N rows: action, reward, terminated,
+                                                             truncated, behavior_log_prob
+    row of observations   0    1    2    3    4    5    6    N + E rows: observations
     episode               \\____ 0 _____/    \\____ 1 ____/
 
     starts = [0, 3, 5]    obs_row = [0, 1, 2, 4, 5]    the next observation of a step is obs_row + 1
@@ -63,7 +63,7 @@ class Transitions:
 
     @cached_property
     def obs_row(self) -> npt.NDArray[np.int64]:
-        """The row of `observations` that each step starts from, [N]; the next row is where it leads."""
+        """The row of `observations` that each step starts from, [N]; it leads to the next row."""
         return np.arange(len(self)) + self.episode
 
     @property

@@ -1,0 +1,172 @@
+"""The catalogue: where datasets lie, what a name may be, and what a reference means."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from offrl.data.minari_store import data_folder, env_id_of, read_metadata
+from offrl.errors import ConfigError, NotFoundError, OffrlError, suggest
+
+_ID = re.compile(
+    r"(?P<namespace>(?:[A-Za-z0-9_][A-Za-z0-9_-]*/)*)[A-Za-z0-9_][A-Za-z0-9_-]*-v[0-9]+", re.ASCII
+)
+_MAX_ID = 200
+_MAX_DEPTH = 8  # of the folders below the root
+# Names that some file systems keep for themselves, and the folder that marks a Minari dataset.
+_RESERVED = {"con", "prn", "aux", "nul", "data"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)
+}
+
+
+def datasets_root() -> Path:
+    """Return the Minari root: $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
+    named = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(named).expanduser() if named else Path.home() / ".minari" / "datasets"
+
+
+def check_id(id: str) -> str:
+    """Return the id if it can name a dataset; no file system is asked.
+
+    Raises ConfigError for anything that Minari would not take, or that could leave the root.
+    """
+    match = _ID.fullmatch(id) if len(id) <= _MAX_ID else None
+    if match is None or not _RESERVED.isdisjoint(id.lower().split("/")):
+        shown = id if len(id) <= 60 else f"{id[:60]}..."
+        raise ConfigError(
+            f"{shown!r} cannot be the id of a dataset.",
+            "An id looks like me/shop/first-v0: letters, digits, - and _ between slashes,"
+            " and -v with a number at the end.",
+        )
+    if len(match["namespace"]) == 2:  # one character and its slash
+        raise ConfigError(
+            f"{id!r} cannot be the id of a dataset: Minari cannot list a namespace of one letter.",
+            "Give the namespace at least two letters.",
+        )
+    return id
+
+
+def dataset_path(id: str, root: Path | str | None = None) -> Path:
+    """Return the folder of a dataset id under the root, whether or not it exists.
+
+    Raises ConfigError for an id that cannot name a dataset.
+    """
+    return (datasets_root() if root is None else Path(root)).joinpath(*check_id(id).split("/"))
+
+
+def resolve(ref: str | Path) -> Path:
+    """Return the dataset folder that a reference means.
+
+    A reference is a Minari id, one with the prefix `minari:`, or a path to a dataset folder or to
+    a file inside it. Raises ConfigError for what can be neither, NotFoundError for what is absent.
+    """
+    if isinstance(ref, str):
+        prefixed = ref.startswith("minari:")
+        id = ref.removeprefix("minari:")
+        if prefixed or _ID.fullmatch(id):
+            found = dataset_path(id)
+            if data_folder(found) is not None:
+                return found
+            if prefixed or not Path(id).exists():
+                raise _absent(id, prefixed)
+        elif not ref or not ref.isprintable() or len(ref) > 4096:
+            check_id(ref)
+    path = Path(ref).expanduser()
+    if path.is_file() and path.name in ("main_data.hdf5", "metadata.json"):
+        path = path.parent
+    if data_folder(path) is None:
+        raise _absent_path(path, str(ref))
+    # `<id>/data` means the dataset around it, so that the manifest beside the data is found.
+    if path.name == "data" and (path / "metadata.json").is_file():
+        return path.resolve().parent
+    return path
+
+
+def _absent(id: str, prefixed: bool) -> NotFoundError:
+    near = suggest(id, (entry["id"] for entry in list_local())).strip()
+    if id in shipped_recipes():
+        remedy = f"Make it from its recipe: offrl collect {id}"
+    elif prefixed or ("/" in id and not id.startswith("offrl/")):
+        remedy = f"Fetch it: offrl data download {id}"
+    else:
+        remedy = "See what there is: offrl data list"
+        near = near or suggest(id, shipped_recipes()).strip()
+    return NotFoundError(
+        f"There is no dataset '{id}' in {datasets_root()}.", f"{near} {remedy}".strip()
+    )
+
+
+def _absent_path(path: Path, ref: str) -> NotFoundError:
+    if path.is_file():
+        return NotFoundError(
+            f"{path} is not a dataset.",
+            "Name a dataset folder or the main_data.hdf5 in one; other formats need an importer.",
+        )
+    if path.is_dir():
+        return NotFoundError(
+            f"{path} holds no dataset: there is no data/metadata.json in it.",
+            "Name the folder that holds data/.",
+        )
+    near = suggest(ref, [*(entry["id"] for entry in list_local()), *shipped_recipes()]).strip()
+    return NotFoundError(
+        f"There is no dataset '{ref}': it is neither a folder nor an id in {datasets_root()}.",
+        near or "See what there is: offrl data list",
+    )
+
+
+def list_local(root: Path | str | None = None) -> list[dict[str, Any]]:
+    """Return what lies under the root, sorted by id, one dictionary each.
+
+    The keys are id, path, episodes, steps, env, bytes, minari_version and problem; problem says why
+    a dataset cannot be opened, with the other values None, and is None for a sound one.
+    """
+    top = datasets_root() if root is None else Path(root)
+    found = [_summary(folder, id) for id, folder in sorted(_dataset_folders(top, "", 0))]
+    return found
+
+
+def _dataset_folders(folder: Path, id: str, depth: int) -> list[tuple[str, Path]]:
+    if id and (folder / "data").is_dir():
+        return [(id, folder)]
+    if depth > _MAX_DEPTH or not folder.is_dir():
+        return []
+    found: list[tuple[str, Path]] = []
+    try:
+        children = sorted(folder.iterdir())
+    except OSError:
+        return []  # a folder that may not be read holds nothing that could be opened
+    for child in children:
+        if not child.name.startswith(".") and "." not in child.name and child.is_dir():
+            name = f"{id}/{child.name}" if id else child.name
+            found += _dataset_folders(child, name, depth + 1)
+    return found
+
+
+def _summary(folder: Path, id: str) -> dict[str, Any]:
+    summary: dict[str, Any] = dict.fromkeys(
+        ("id", "path", "episodes", "steps", "env", "bytes", "minari_version", "problem")
+    )
+    summary.update(id=id, path=str(folder))
+    try:
+        metadata = read_metadata(folder)
+    except OffrlError as error:
+        return summary | {"problem": error.cause}
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return summary | {
+        "episodes": metadata["total_episodes"],
+        "steps": metadata["total_steps"],
+        "env": env_id_of(metadata),
+        "bytes": sum(path.stat().st_size for path in files),
+        "minari_version": metadata["minari_version"],
+    }
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the folder of each recipe that comes with offrl, by the id of its dataset."""
+    package = Path(__file__).parent.parent
+    inside = package / "_datasets"  # in a wheel; a checkout keeps them beside the package
+    folder = inside if inside.is_dir() else package.parent / "datasets"
+    return {
+        f"offrl/{recipe.parent.relative_to(folder).as_posix()}": recipe.parent
+        for recipe in sorted(folder.glob("*/*/recipe.toml"))
+    }

@@ -1,0 +1,289 @@
+"""Episodes in Minari's one HDF5 file, scanned before anything in it is read.
+
+/episode_0                 attrs: id, seed, total_steps
+    observations           a column; or a group of columns, "_index_0" for part 0 of a Tuple
+    actions, rewards, terminations, truncations
+    infos                  a group, nested as the environment's infos were
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from h5py import h5d, h5g, h5l, h5o, h5t, h5z
+
+from offrl.data.episode_store import (
+    REMEDY,
+    EpisodeStore,
+    is_image,
+    text_column,
+)
+from offrl.data.episodes import Column, Episode, Fault
+from offrl.data.images import decode_images
+from offrl.data.spec import Part, Spec
+from offrl.errors import CorruptDataError, UnsafeDataError
+
+MAX_DEPTH = 32
+# A column that is 1000 times larger than its bytes in the file, and large, is made to fill memory.
+MAX_INFLATION = 1000
+SMALL = 2**28
+_EPISODE = re.compile(r"episode_(0|[1-9][0-9]{0,17})")
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A column as the file declares it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Hdf5Store(EpisodeStore):
+    """The episodes of one `main_data.hdf5`.
+
+    Raises UnsafeDataError for a file that reaches into others, CorruptDataError for one that HDF5
+    cannot open.
+    """
+
+    def __init__(self, folder: Path, file: Path, metadata: Mapping[str, Any], spec: Spec) -> None:
+        self.file = file
+        found = _scan(file)
+        self._numbers = sorted(found)
+        self._encoded = bool(metadata.get("jpeg_encoding", True))
+        self._disk_paths = dict(_disk_paths(spec.observation_space, "", "observations"))
+        structures = [self._as_declared(found[number], spec) for number in self._numbers]
+        self._infos = [
+            sorted(name for name in found[number] if name.startswith("infos/"))
+            for number in self._numbers
+        ]
+        super().__init__(folder, metadata, spec, structures)
+
+    def _as_declared(self, columns: Mapping[str, _Declared], spec: Spec) -> dict[str, Column]:
+        """The columns by the names of the parts, images with the shape that they decode to."""
+        named: dict[str, Column] = {
+            name: column for name, column in columns.items() if not name.startswith("observations")
+        }
+        for part, space in spec.obs_leaves:
+            column = columns.get(self._disk_paths[part.path])
+            if column is None:
+                continue
+            if self._is_encoded(space, column):
+                column = _Declared((column.shape[0], *part.shape), np.dtype(np.uint8))
+            named[f"observations/{part.path}" if part.path else "observations"] = column
+        return named
+
+    def _is_encoded(self, space: spaces.Space[Any], column: Column) -> bool:
+        """Bytes of variable length, or equally long ones stacked, where the space is an image."""
+        return (
+            self._encoded
+            and is_image(space)
+            and len(column.shape) in (1, 2)
+            and (column.dtype.kind == "O" or column.dtype == np.uint8)
+            and len(column.shape) <= len(space.shape or ())
+        )
+
+    def own_faults(self) -> Iterator[tuple[int | None, Fault]]:
+        """Yield gaps in the numbers of the episodes."""
+        if self._numbers != list(range(len(self._numbers))):
+            missing = next(i for i, number in enumerate([*self._numbers, -1]) if i != number)
+            message = f"{self.file.name}: the group episode_{missing} is missing"
+            yield None, Fault("missing-episode", f"episode_{missing}", message, REMEDY)
+
+    def read(self, indices: Sequence[int], infos: Sequence[str] | None = None) -> Iterator[Episode]:
+        """Yield the episodes with all infos, or only the named ones."""
+        try:
+            file = h5py.File(self.file, "r")
+        except OSError as error:
+            raise _unreadable(self.file, error) from error
+        with file:
+            for index in indices:
+                yield self._episode(file, index, infos)
+
+    def _episode(self, file: h5py.File, index: int, infos: Sequence[str] | None) -> Episode:
+        group = f"episode_{self._numbers[index]}"
+
+        def column(name: str) -> npt.NDArray[Any]:
+            try:
+                return _read(file, f"{group}/{name}")
+            except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+                raise self.corrupt(index, name, error) from error
+
+        seed = _seed(file, group)
+        wanted = self._infos[index]
+        if infos is not None:
+            wanted = [name for name in wanted if name.removeprefix("infos/") in infos]
+        nested: dict[str, Any] = {}
+        for name in wanted:
+            *parents, last = name.split("/")[1:]
+            place = nested
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = column(name)
+        parts = {
+            part.path: self._part(index, part, space, column)
+            for part, space in self.spec.obs_leaves
+        }
+        return Episode(
+            id=index,
+            observations=_nest(self.spec.observation_space, "", parts),
+            actions=column("actions"),
+            rewards=column("rewards"),
+            terminations=column("terminations"),
+            truncations=column("truncations"),
+            infos=nested,
+            seed=seed,
+        )
+
+    def _part(
+        self, index: int, part: Part, space: spaces.Space[Any], column: Any
+    ) -> npt.NDArray[Any]:
+        name = self._disk_paths[part.path]
+        values = column(name)
+        try:
+            if part.kind == "text":
+                return text_column(values)
+            if self._is_encoded(space, values):
+                return decode_images((row.tobytes() for row in values), part.shape)
+        except ValueError as error:
+            raise self.corrupt(index, name, error) from error
+        return values
+
+
+def _scan(path: Path) -> dict[int, dict[str, _Declared]]:
+    """Return the columns of each episode by number, having followed no link and read no value."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file:
+        try:
+            return _scan_open(file, path)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise _unreadable(path, error) from error
+
+
+def _scan_open(file: h5py.File, path: Path) -> dict[int, dict[str, _Declared]]:
+    links: list[tuple[bytes, int]] = []
+
+    def collect(name: bytes, info: Any) -> None:
+        links.append((name, info.type))
+
+    # HDF5's own visit enters each group once and follows hard links only, so no cycle holds it.
+    file.id.links.visit(collect, info=True)
+    for name, kind in links:
+        if kind != h5l.TYPE_HARD:
+            what = "a soft link" if kind == h5l.TYPE_SOFT else "a link to another file"
+            raise _unsafe(path, name, what)
+    groups = {h5o.get_info(file.id).addr}
+    episodes: dict[int, dict[str, _Declared]] = {}
+    for name, _ in links:
+        text = name.decode("utf-8")
+        steps = text.split("/")
+        if len(steps) > MAX_DEPTH:
+            raise CorruptDataError(f"{path}: {text[:80]} is nested too deeply.", REMEDY)
+        found = h5o.open(file.id, name)
+        match = _EPISODE.fullmatch(steps[0])
+        if isinstance(found, h5g.GroupID):
+            address = h5o.get_info(found).addr
+            if address in groups:
+                raise _unsafe(path, name, "a group that appears twice")
+            groups.add(address)
+            if match and len(steps) == 1:
+                episodes.setdefault(int(match[1]), {})
+        elif isinstance(found, h5d.DatasetID):
+            declared = _declared(found, path, name)
+            if match and len(steps) > 1:
+                columns = episodes.setdefault(int(match[1]), {})
+                columns["/".join(steps[1:])] = declared
+    return episodes
+
+
+def _declared(column: h5d.DatasetID, path: Path, name: bytes) -> _Declared:
+    made = column.get_create_plist()
+    if made.get_layout() == h5d.VIRTUAL:
+        raise _unsafe(path, name, "a virtual dataset, whose values lie in other files")
+    if made.get_external_count() > 0:
+        raise _unsafe(path, name, "stored outside the file")
+    kind = column.get_type()
+    if kind.detect_class(h5t.REFERENCE):
+        raise _unsafe(path, name, "a reference to another object")
+    for i in range(made.get_nfilters()):
+        code, _, _, filter_name = made.get_filter(i)
+        if not h5z.filter_avail(code):
+            shown = filter_name.decode("utf-8", "replace")
+            raise CorruptDataError(
+                f"{path}: {name.decode()} is compressed by the HDF5 filter {code} ({shown}),"
+                " which is not installed.",
+                "Try: pip install hdf5plugin, or write the dataset without that filter.",
+            )
+    shape, dtype = column.shape, column.dtype
+    size = int(np.prod([float(n) for n in shape])) * dtype.itemsize
+    if size > SMALL and size > MAX_INFLATION * column.get_storage_size():
+        raise UnsafeDataError(
+            f"{path}: {name.decode()} declares {size} bytes and holds {column.get_storage_size()}.",
+            "It would fill the memory; write the dataset again.",
+        )
+    return _Declared(shape, dtype)
+
+
+def _read(file: h5py.File, name: str) -> npt.NDArray[Any]:
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise TypeError("it is not a column")
+    values = np.asarray(found[()])
+    if h5py.check_string_dtype(found.dtype) is not None:
+        return text_column(values)
+    return values
+
+
+def _seed(file: h5py.File, group: str) -> int | None:
+    attributes = file[group].attrs
+    if "seed" not in attributes:
+        return None
+    seed = attributes["seed"]
+    return int(seed) if isinstance(seed, np.integer | int) else None
+
+
+def _disk_paths(space: spaces.Space[Any], path: str, disk: str) -> Iterator[tuple[str, str]]:
+    """Pairs of a part's path and its name in the file, where Tuple part 0 is "_index_0"."""
+    if isinstance(space, spaces.Dict):
+        for key, child in space.spaces.items():
+            yield from _disk_paths(child, f"{path}/{key}" if path else key, f"{disk}/{key}")
+    elif isinstance(space, spaces.Tuple):
+        for i, child in enumerate(space.spaces):
+            yield from _disk_paths(child, f"{path}/{i}" if path else str(i), f"{disk}/_index_{i}")
+    else:
+        yield path, disk
+
+
+def _nest(space: spaces.Space[Any], path: str, parts: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """The parts, nested as the space is."""
+    if isinstance(space, spaces.Dict):
+        return {
+            key: _nest(child, f"{path}/{key}" if path else key, parts)
+            for key, child in space.spaces.items()
+        }
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            _nest(child, f"{path}/{i}" if path else str(i), parts)
+            for i, child in enumerate(space.spaces)
+        )
+    return parts[path]
+
+
+def _unsafe(path: Path, name: bytes, what: str) -> UnsafeDataError:
+    return UnsafeDataError(
+        f"{path}: {name.decode('utf-8', 'replace')} is {what}.",
+        "Nothing was read; get the dataset from someone you trust, as one plain file.",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptDataError:
+    state = "is missing" if not path.is_file() else f"({path.stat().st_size} bytes) is damaged"
+    return CorruptDataError(f"{path} {state}: {error}.", REMEDY)
