@@ -1,0 +1,1 @@
+"""How good a policy is when it is tried: rollouts, scores, intervals."""
