@@ -279,7 +279,7 @@ def _walk(space: spaces.Space[Any], path: str) -> Iterator[tuple[str, spaces.Spa
 
 
 def _part(path: str, space: spaces.Space[Any], start: int) -> Part:
-    kind = next((kind for cls, kind in _KINDS if isinstance(space, cls)), None)
+    kind: Kind | None = next((known for cls, known in _KINDS if isinstance(space, cls)), None)
     if kind is None:
         raise ConfigError(
             f"The observation part '{path or 'observation'}' is a {type(space).__name__} space,"
