@@ -2,7 +2,7 @@
 
     RUN/run.toml  RUN/result.json
     RUN/seed_0/metrics.csv
-    RUN/seed_0/checkpoints/step_00001000/state.safetensors     params/policy/net.head.weight, ...
+    RUN/seed_0/checkpoints/step_00001000/state.safetensors     state/params/policy/net.head.weight, ...
                                         /checkpoint.toml       format, step, sha256, policy, spec
 
 No pickle anywhere. A damaged checkpoint is skipped for the one before it, and said so.
@@ -207,7 +207,7 @@ def _policy(found: Checkpoint, network: nn.Module | None, device: str) -> Policy
             "Load it with load_run(DIR).policy(network=...), made by your algorithm's networks().",
         )
     module = network if network is not None else policy_head(**(head or {}))
-    prefixes = ("params/policy/", "buffers/policy/")
+    prefixes = ("state/params/policy/", "state/buffers/policy/")
     weights = {
         key.removeprefix(prefix): tensor.float()
         for prefix in prefixes
