@@ -1,0 +1,112 @@
+"""Log-densities of the actions that behaviours execute, exact and stable in the tails.
+
+A normal that is truncated to the bounds of an action space has, inside them, the density
+
+    p(x) = phi((x - mean) / std) / std / (Phi(high') - Phi(low')),   b' = (b - mean) / std
+
+The mass in the denominator is taken in logarithms, mirrored so that both ends lie in the lower
+tail, where `log_ndtr` keeps its precision; narrow intervals, where the difference of two nearly
+equal numbers would lose it, use the midpoint expansion of the integral instead.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from scipy import special
+
+from offrl.errors import ConfigError
+
+Floats = npt.NDArray[np.float64]
+
+_HALF_LOG_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
+_NARROW = 1e-3
+
+
+def log_normal_mass(low: npt.ArrayLike, high: npt.ArrayLike) -> Floats:
+    """Return log(Phi(high) - Phi(low)) for low < high, elementwise; infinite ends are allowed."""
+    a = np.asarray(low, np.float64)
+    b = np.asarray(high, np.float64)
+    upper = a > 0
+    a, b = np.where(upper, -b, a), np.where(upper, -a, b)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        log_b = special.log_ndtr(b)
+        wide = log_b + np.log(-np.expm1(special.log_ndtr(a) - log_b))
+        width, middle = b - a, 0.5 * (a + b)
+        correction = np.log1p((middle**2 - 1.0) * width**2 / 24.0)
+        narrow = np.log(width) - 0.5 * middle**2 - _HALF_LOG_TWO_PI + correction
+        return np.where((1.0 + np.abs(middle)) * width < _NARROW, narrow, wide)
+
+
+def truncated_normal_log_density(
+    x: npt.ArrayLike, mean: npt.ArrayLike, std: float, low: npt.ArrayLike, high: npt.ArrayLike
+) -> Floats:
+    """Return the log-density at x of a normal truncated to [low, high]; -inf outside."""
+    x, mean = np.asarray(x, np.float64), np.asarray(mean, np.float64)
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    z = (x - mean) / std
+    mass = log_normal_mass((low - mean) / std, (high - mean) / std)
+    inside = (x >= low) & (x <= high)
+    return np.where(inside, -0.5 * z**2 - _HALF_LOG_TWO_PI - np.log(std) - mass, -np.inf)
+
+
+def truncated_normal_sample(
+    mean: npt.ArrayLike,
+    std: float,
+    low: npt.ArrayLike,
+    high: npt.ArrayLike,
+    rng: np.random.Generator,
+) -> Floats:
+    """Draw from a normal truncated to [low, high] by inverting its distribution function."""
+    mean = np.asarray(mean, np.float64)
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    a, b = (low - mean) / std, (high - mean) / std
+    upper = a > 0
+    lower_end = np.where(upper, -b, a)
+    # 1 - U lies in (0, 1], so its logarithm is finite.
+    log_uniform = np.log(1.0 - rng.random(mean.shape))
+    log_p = np.logaddexp(special.log_ndtr(lower_end), log_uniform + log_normal_mass(a, b))
+    z = special.ndtri_exp(np.minimum(log_p, 0.0))
+    return np.clip(mean + std * np.where(upper, -z, z), low, high)
+
+
+class UniformActions:
+    """The uniform distribution over a bounded Box or a Discrete action space."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        """Raise ConfigError for a space without a uniform distribution."""
+        self.space = space
+        if isinstance(space, spaces.Discrete):
+            self.log_density = -float(np.log(float(space.n)))
+            self._n, self._start = int(space.n), int(space.start)
+            return
+        if not isinstance(space, spaces.Box):
+            raise ConfigError(
+                f"Random actions are drawn from a Box or a Discrete action space, not {space}.",
+                "Wrap the environment so that its action is one of the two.",
+            )
+        self._low, self._high = space.low.astype(np.float64), space.high.astype(np.float64)
+        if not (np.isfinite(self._low).all() and np.isfinite(self._high).all()):
+            raise ConfigError(
+                "Random actions need bounds, and this action space has none.",
+                "Wrap the environment with gymnasium.wrappers.RescaleAction or ClipAction.",
+            )
+        self._integral = np.issubdtype(space.dtype, np.integer)
+        self._width = self._high - self._low + (1.0 if self._integral else 0.0)
+        if not (self._width > 0).all():
+            raise ConfigError(
+                "An action dimension has equal bounds, so its uniform density does not exist.",
+                "Wrap the environment so that this dimension is left out.",
+            )
+        self.log_density = -float(np.log(self._width).sum())
+
+    def block(self, rows: int, rng: np.random.Generator) -> list[Any]:
+        """Return `rows` actions, each as the environment takes it."""
+        if isinstance(self.space, spaces.Discrete):
+            return (self._start + rng.integers(self._n, size=rows)).tolist()
+        unit = rng.random((rows, *self._low.shape))
+        values = self._low + self._width * unit
+        if self._integral:
+            values = np.minimum(np.floor(values), self._high)
+        return list(values.astype(self.space.dtype))

@@ -1,0 +1,252 @@
+"""Writer: any loop can record a Minari dataset that is whole, or absent, whatever happens.
+
+    with offrl.Writer("me/shop-v0", observation_space, action_space) as writer:
+        writer.reset(obs)
+        writer.step(action, reward, next_obs, terminated, truncated, log_prob=log_prob)
+
+Finished episodes are committed in shards inside `<id>.incomplete` (see `shards`). A clean exit
+publishes them under `<id>` by one rename; an exception keeps them for `resume=True`.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from offrl.data import shards
+from offrl.data.episodes import Episode, digest, leaves, validate
+from offrl.data.metadata import env_spec_json, user_metadata
+from offrl.data.openepisode import OpenEpisode
+from offrl.data.publishing import Workshop
+from offrl.data.spec import Spec
+from offrl.errors import ConfigError, CorruptDataError, OffrlError
+
+if TYPE_CHECKING:
+    from offrl.data.dataset import Dataset
+
+_SHARD_BYTES = 2**26  # a shard is also closed at this size, since it is held in memory
+_LOG = logging.getLogger("offrl")
+
+
+class Writer:
+    """Records episodes into the dataset `id`.
+
+    `metadata` holds anything JSON; Minari's own fields (author, description, ...) go where Minari
+    looks for them and the rest (recipe, seeds, references) under `offrl`. An id that exists is
+    refused unless `overwrite`; what an interrupted writer left is continued with `resume` and set
+    aside without it. `keep_unfinished=False` removes it when an exception ends the block.
+
+    Raises ConfigError for an id or spaces that are off, OffrlError where the folder cannot be
+    written, LockedError where another process is writing the same id.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        env: EnvSpec | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        root: Path | str | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        shard_episodes: int = 8,
+        keep_unfinished: bool = True,
+    ) -> None:
+        if shard_episodes < 1:
+            raise ConfigError(f"shard_episodes={shard_episodes} holds nothing.", "Give 1 or more.")
+        self.id = id
+        self.spec = Spec(observation_space, action_space)
+        self._shard_episodes, self._keep = shard_episodes, keep_unfinished
+        settings = {
+            **self.spec.to_json(),
+            "env_spec": env_spec_json(env),
+            "metadata": user_metadata(metadata or {}),
+        }
+        self._workshop = Workshop(id, root, settings, overwrite=overwrite, resume=resume)
+        self._pending: list[Episode] = []
+        self._digests: list[str] = []
+        self._open: OpenEpisode | None = None
+        self._published: Dataset | None = None
+
+    @property
+    def n_episodes(self) -> int:
+        """The number of finished episodes, those of a resumed writer included."""
+        return len(self._workshop.manifest["episodes"]) + len(self._pending)
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps of the finished episodes."""
+        done = sum(entry["steps"] for entry in self._workshop.manifest["episodes"])
+        return done + sum(len(episode) for episode in self._pending)
+
+    def reset(self, obs: Any, *, seed: int | None = None, infos: Any = None) -> None:
+        """Begin an episode at `obs`; one that is still open ends here as truncated."""
+        self._require_writable()
+        self._end(cut=True)
+        self._open = OpenEpisode(self.spec, self.n_episodes, obs, seed, infos)
+
+    def step(
+        self,
+        action: Any,
+        reward: float,
+        next_obs: Any,
+        terminated: bool,
+        truncated: bool,
+        *,
+        log_prob: float | None = None,
+        behavior: int | None = None,
+        infos: Any = None,
+    ) -> None:
+        """Record one step; the episode is finished where either flag is true.
+
+        `log_prob` is the natural log of the density or probability of `action` under whoever
+        chose it, `behavior` the number of who did. Raises ConfigError naming the field that does
+        not fit the spaces, CorruptDataError for an observation, action or reward that is not
+        finite; the open episode is then lost, finished ones are not.
+        """
+        self._require_writable()
+        if self._open is None:
+            raise ConfigError(
+                f"Episode {self.n_episodes} has no first observation.", "Call reset(obs) first."
+            )
+        self._open.step(
+            action, reward, next_obs, terminated, truncated, log_prob, behavior, infos
+        )  # fmt: skip
+        if terminated or truncated:
+            self._end(cut=False)
+
+    def add(self, episode: Episode) -> None:
+        """Record a whole episode, as it is, under the next number.
+
+        Raises ConfigError naming the field where it does not fit the spaces.
+        """
+        self._require_writable()
+        self._end(cut=True)
+        self._commit(episode)
+
+    def close(self) -> "Dataset":
+        """Publish what was recorded under the id and return it, opened from there.
+
+        An open episode ends as truncated. Raises ConfigError where there is no episode, OffrlError
+        where the disk has no room; the shards then stay and `resume=True` continues.
+        """
+        if self._published is not None:
+            return self._published
+        self._require_writable()
+        self._end(cut=True)
+        if not self.n_episodes:
+            self._workshop.discard()
+            raise ConfigError(
+                f"Nothing was recorded for {self.id}.", "Record at least one episode."
+            )
+        self._flush()
+        path = self._workshop.publish()
+        from offrl.data.dataset import load  # a dataset saves itself through this module
+
+        self._published = load(path)
+        return self._published
+
+    def abandon(self) -> None:
+        """Keep what is finished in `<id>.incomplete` (or remove it: keep_unfinished) and let go."""
+        if self._workshop.closed:
+            return
+        self._open = None
+        if self._keep:
+            self._flush()
+        if self._keep and self.n_episodes:
+            self._workshop.release()
+        else:
+            self._workshop.discard()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            if self._published is None:
+                self.close()
+            return
+        # What ended the block is what the caller must see; a disk that is full too is a note on it.
+        with suppress(OSError, OffrlError):
+            self.abandon()
+            return
+        _LOG.warning("The last finished episodes of %s could not be kept.", self.id)
+        self._workshop.release()
+
+    def _require_writable(self) -> None:
+        if self._workshop.closed:
+            raise ConfigError(f"The writer of {self.id} is closed.", "Open another one.")
+
+    def _end(self, *, cut: bool) -> None:
+        opened, self._open = self._open, None
+        if opened is None or not opened.steps:
+            return
+        episode = opened.finish(cut=cut)
+        require_finite(episode)
+        self._commit(episode)
+
+    def _commit(self, episode: Episode) -> None:
+        number = self.n_episodes
+        episode = renumbered(episode, number)
+        try:
+            validate(episode, self.spec)
+        except CorruptDataError as error:
+            raise ConfigError(error.cause, error.remedy) from error
+        shards.check_infos(episode)
+        self._pending.append(episode)
+        self._digests.append(digest(episode))
+        size = sum(leaf.nbytes for e in self._pending for _, leaf in leaves(e.observations))
+        if len(self._pending) >= self._shard_episodes or size >= _SHARD_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._workshop.commit(self._pending, self._digests)
+            self._pending, self._digests = [], []
+
+
+def renumbered(episode: Episode, number: int) -> Episode:
+    """Return the episode with another id."""
+    if episode.id == number:
+        return episode
+    return Episode(
+        number,
+        episode.observations,
+        episode.actions,
+        episode.rewards,
+        episode.terminations,
+        episode.truncations,
+        episode.infos,
+        episode.seed,
+    )
+
+
+def require_finite(episode: Episode) -> None:
+    """Raise CorruptDataError naming episode, step and field of a number that is not finite."""
+    columns = [
+        ("reward", episode.rewards),
+        *leaves(episode.actions, "action"),
+        *leaves(episode.observations, "observation"),
+    ]
+    for name, column in columns:
+        if column.dtype.kind != "f" or np.isfinite(column).all():
+            continue
+        bad = np.argwhere(~np.isfinite(column))
+        at = tuple(int(i) for i in bad[0])
+        raise CorruptDataError(
+            f"Episode {episode.id}: {name} is {column[at]} at step {at[0]} ({len(bad)} such).",
+            "The episode was not recorded; find out why the environment or the log says so.",
+        )
