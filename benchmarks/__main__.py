@@ -13,6 +13,13 @@ FOLDER = Path(__file__).parent
 PARTS = {"batches": batches.measure, "updates": updates.measure}
 
 
+def bf16_instructions() -> list[str]:
+    """Return what the processor has for bfloat16; without any, it is emulated and slow."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
+    return sorted({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
@@ -24,6 +31,7 @@ def main() -> None:
     report: dict[str, object] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(),
+        "bf16_instructions": bf16_instructions(),
         "python": platform.python_version(),
         "torch": version("torch"),
         "offrl": version("offrl"),

@@ -14,7 +14,7 @@ PEER_PYTHON = ROOT / ".venv-d3rlpy" / "bin" / "python"
 PEER = "d3rlpy bc"
 WIDTHS = (256, 64)
 ALGORITHMS = ("bc-deterministic", "bc", "awr")
-FORMS = ("eager", "compiled", "eager-bf16", "compiled-bf16")
+FORMS = ("eager", "compiled", "compiled-bf16")
 STEPS = 1000
 
 
