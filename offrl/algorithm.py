@@ -194,7 +194,7 @@ def start(
     modules = {name: m.to(like.device, like.dtype) for name, m in modules.items()}
     set_precision(modules.values(), precision)
     fit_statistics(modules.values(), statistics(table, algorithm.config))
-    rates = dict.fromkeys(modules, algorithm.config.lr)
+    rates = {name: float(algorithm.config.lr) for name in modules}
     return modules, initial_state(modules, algorithm.targets, rates)
 
 

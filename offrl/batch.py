@@ -85,9 +85,7 @@ class Table:
         sums = torch.cat([self.reward.new_zeros(1).double(), self.reward.double().cumsum(0)])
         return sums[self.starts[1:]] - sums[self.starts[:-1]]
 
-    def gather(
-        self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]
-    ) -> Batch:
+    def gather(self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]) -> Batch:
         """The transitions numbered by `index` [B]."""
         row = self.obs_row[index]
         return Batch(

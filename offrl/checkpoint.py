@@ -2,7 +2,7 @@
 
     RUN/run.toml  RUN/result.json
     RUN/seed_0/metrics.csv
-    RUN/seed_0/checkpoints/step_00001000/state.safetensors     state/params/policy/net.head.weight, ...
+    RUN/seed_0/checkpoints/step_00001000/state.safetensors     state/params/policy/...
                                         /checkpoint.toml       format, step, sha256, policy, spec
 
 No pickle anywhere. A damaged checkpoint is skipped for the one before it, and said so.
@@ -27,7 +27,7 @@ from offrl.data.durable import sync_folder, write_file
 from offrl.data.spec import Spec
 from offrl.errors import ConfigError, CorruptDataError, NotFoundError, OffrlError, suggest
 from offrl.learner import State
-from offrl.nn import policy_head
+from offrl.nn import Head, policy_head
 from offrl.policy import Policy
 from offrl.run import FORMAT, Run, read_run
 
@@ -102,7 +102,7 @@ def save(seed_folder: Path, step: int, trees: dict[str, State], page: dict[str, 
 
 
 def read(folder: Path) -> Checkpoint:
-    """One checkpoint, its digest verified. Raises CorruptDataError naming the file and the fault."""
+    """One checkpoint, its digest verified. CorruptDataError names the file and the fault."""
     path, page_path = folder / _STATE, folder / _PAGE
     remedy = "Use another --checkpoint, or train again."
     try:
@@ -252,5 +252,6 @@ def load_policy(ref: str | Path, checkpoint: str | int = "last", device: str = "
 
 def page_of(modules: dict[str, nn.Module], spec: Spec) -> dict[str, Any]:
     """What a checkpoint says of its policy, so that it loads without the algorithm's code."""
-    described = getattr(modules["policy"], "description", None)
-    return {"spec": spec.to_json(), **({"policy": described} if described else {})}
+    policy = modules["policy"]
+    described = {"policy": policy.description} if isinstance(policy, Head) else {}
+    return {"spec": spec.to_json(), **described}

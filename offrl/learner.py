@@ -1,4 +1,4 @@
-"""The learner: an update is a pure function of (state, batch), and state is a dictionary of tensors.
+"""The learner: an update is a pure function of (state, batch); state is a dictionary of tensors.
 
     state = {"params":  {network: {name: tensor}},     targets are networks called target_<name>
              "buffers": {network: {name: tensor}},     normalisation statistics; never trained
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue] (untyped)
 from torch.func import functional_call, grad_and_value
 
 from offrl.batch import Batch
@@ -75,7 +76,7 @@ class Learner:
             nets = Nets(self.modules, {**params, **moving}, self.state["buffers"])
             return loss(nets, batch)
 
-        grads, (_, metrics) = grad_and_value(objective, has_aux=True)({n: params[n] for n in names})
+        grads, metrics = gradients(objective, {n: params[n] for n in names})
         new_params, new_adam = dict(self.state["params"]), dict(self.state["adam"])
         for name in names:
             norm = sum(g.square().sum() for g in grads[name].values())
@@ -97,6 +98,30 @@ class Learner:
 
     def _with(self, **changes: Any) -> "Learner":
         return Learner(self.modules, {**self.state, **changes})
+
+
+def gradients(
+    objective: Callable[[Params], tuple[Tensor, Metrics]], params: Params
+) -> tuple[Params, Metrics]:
+    """Gradients of objective(params)[0], and its metrics, detached.
+
+    Plain eager code takes torch's own tape, a quarter faster than `torch.func` at 2x256 and alike
+    to the bit; inside `compile` or `vmap` only `torch.func` will do.
+    """
+    if torch.compiler.is_compiling() or _transformed():
+        grads, (_, metrics) = grad_and_value(objective, has_aux=True)(params)
+        return grads, metrics
+    taped = {n: {k: p.detach().requires_grad_() for k, p in d.items()} for n, d in params.items()}
+    loss, metrics = objective(taped)
+    leaves = [p for d in taped.values() for p in d.values()]
+    flat = iter(torch.autograd.grad(loss, leaves, materialize_grads=True))
+    grads = {n: {k: next(flat) for k in d} for n, d in taped.items()}
+    return grads, {name: value.detach() for name, value in metrics.items()}
+
+
+def _transformed() -> bool:
+    stack: Any = _functorch.peek_interpreter_stack()  # typed as never None, and None in plain code
+    return stack is not None
 
 
 def adam(
@@ -161,7 +186,7 @@ def make_update(
 
     dynamo.reset()
     # Silent fallback to eager would be a run at a third of the speed that nobody notices.
-    dynamo.config.fail_on_recompile_limit_hit = True  # pyright: ignore[reportAttributeAccessIssue]
+    dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(update, dynamic=False, fullgraph=True)
 
 

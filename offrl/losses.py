@@ -53,7 +53,7 @@ def awr_weight(advantage: Tensor, temperature: Tensor | float, weight_cap: float
 
 
 def effective_share(weight: Tensor) -> Tensor:
-    """Effective sample size as a share of n: (sum w)^2 / (n sum w^2), 1 for equal weights (Kish)."""
+    """Effective sample size / n: (sum w)^2 / (n sum w^2), 1 for equal weights (Kish 1965)."""
     return weight.sum().square() / (len(weight) * weight.square().sum())
 
 
@@ -61,4 +61,3 @@ def explained_variance(target: Tensor, prediction: Tensor) -> Tensor:
     """1 - Var(target - prediction) / Var(target); 1 is perfect, 0 no better than the mean."""
     variance = target.var(correction=0)
     return 1 - (target - prediction).var(correction=0) / variance.clamp(min=1e-12)
-

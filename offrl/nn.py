@@ -6,7 +6,8 @@ observations anywhere and a checkpoint cannot lose them.
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,7 @@ class MLP(nn.Module):
     def __init__(self, n_in: int, n_out: int, hidden_size: int, hidden_layers: int) -> None:
         super().__init__()
         widths = [n_in] + [hidden_size] * hidden_layers
-        self.hidden = nn.ModuleList(
-            Hidden(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.hidden = nn.ModuleList(Hidden(a, b) for a, b in pairwise(widths))
         self.head = nn.Linear(widths[-1], n_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +125,7 @@ class Categorical(NamedTuple):
         return self.log_probs.argmax(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Actions [B] from uniform `noise` [B] in [0, 1), by inverting the distribution function."""
+        """Actions [B] from uniform `noise` [B] in [0, 1): the inverse distribution function."""
         below = self.log_probs.exp().cumsum(-1) <= noise.unsqueeze(-1)
         return below.sum(-1).clamp(max=self.log_probs.shape[-1] - 1)
 
@@ -154,7 +153,13 @@ class Deterministic(NamedTuple):
         return self.action
 
 
-class GaussianPolicy(nn.Module):
+class Head(nn.Module):
+    """A policy network that a checkpoint can describe, so that it loads without other code."""
+
+    description: dict[str, Any]
+
+
+class GaussianPolicy(Head):
     """Tanh-mean Gaussian with a learned, state-independent log-std in [-5, 0] of the half range.
 
     The mean stays inside the bounds and the density is that of the unclipped Gaussian, so actions
@@ -180,7 +185,7 @@ class GaussianPolicy(nn.Module):
         )
 
 
-class DeterministicPolicy(nn.Module):
+class DeterministicPolicy(Head):
     """A tanh network stretched to the bounds."""
 
     action_low: Tensor
@@ -199,7 +204,7 @@ class DeterministicPolicy(nn.Module):
         return Deterministic(torch.clamp(mean, self.action_low, self.action_high), half)
 
 
-class CategoricalPolicy(nn.Module):
+class CategoricalPolicy(Head):
     """Softmax over the actions."""
 
     def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
@@ -228,8 +233,7 @@ class Value(nn.Module):
         return self.return_mean + self.return_std * self.net(self.normalize(obs)).squeeze(-1)
 
 
-Head = Literal["gaussian", "deterministic", "categorical"]
-HEADS: dict[str, type[nn.Module]] = {
+HEADS: dict[str, type[Head]] = {
     "gaussian": GaussianPolicy,
     "deterministic": DeterministicPolicy,
     "categorical": CategoricalPolicy,
@@ -238,8 +242,8 @@ HEADS: dict[str, type[nn.Module]] = {
 
 def policy_head(
     head: str, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int
-) -> nn.Module:
-    """A policy network by the name of its head; `described` gives the arguments back."""
+) -> Head:
+    """A policy network by the name of its head."""
     if head not in HEADS:
         raise ConfigError(f"There is no policy head '{head}'.", f"Use one of {', '.join(HEADS)}.")
     sizes: dict[str, Any] = {
@@ -249,10 +253,5 @@ def policy_head(
         "hidden_layers": hidden_layers,
     }
     module = HEADS[head](**sizes)
-    module.description = {"head": head, **sizes}  # pyright: ignore[reportAttributeAccessIssue]
+    module.description = {"head": head, **sizes}
     return module
-
-
-def described(module: nn.Module) -> dict[str, Any] | None:
-    """What `policy_head` needs to build this module again; None for a user's own network."""
-    return getattr(module, "description", None)

@@ -14,7 +14,7 @@ from offrl.algorithm import Algorithm, AlgorithmConfig, configure
 from offrl.algos import ALGORITHMS, get, source_of
 from offrl.data.dataset import Dataset, load
 from offrl.environments import env_for, make_env
-from offrl.errors import ConfigError, EnvError, OffrlError
+from offrl.errors import ConfigError, OffrlError
 from offrl.run import (
     SETTINGS,
     Run,

@@ -51,10 +51,8 @@ class Policy:
         log_prob = self._stochastic(flat).log_prob(tensor).double().cpu().numpy()
         return float(log_prob[0]) if single else log_prob
 
-    def act(
-        self, flat_obs: np.ndarray, rng: np.random.Generator | None = None
-    ) -> np.ndarray:
-        """Flat actions for flat observations [B, obs_dim]: the mode, or a sample where `rng` is given."""
+    def act(self, flat_obs: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Flat actions for flat observations [B, obs_dim]: the mode, or a sample given `rng`."""
         distribution = self._distribution(flat_obs)
         if rng is None:
             action = distribution.mode()

@@ -1,4 +1,4 @@
-"""`Run`: everything that decides what a training run computes, resolved once, written as run.toml."""
+"""`Run`: all that decides what a training run computes, resolved once, written as run.toml."""
 
 import platform
 import tomllib
@@ -184,7 +184,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 def refuse_unread(path: Path, file: dict[str, Any], algorithm: str) -> None:
     """Raise ConfigError for a key of a config file that nothing reads, with the nearest one."""
     for key, value in file.items():
-        if key not in SETTINGS and key not in ("format", "resolved") and not isinstance(value, dict):
+        if (
+            key not in SETTINGS
+            and key not in ("format", "resolved")
+            and not isinstance(value, dict)
+        ):
             raise ConfigError(
                 f"{path} sets '{key}', which nothing reads.{suggest(key, SETTINGS)}",
                 f"Settings of the algorithm go into a [{algorithm}] table.",

@@ -1,4 +1,4 @@
-"""Which rows a step sees: a pure function of (seed, step), so a resumed run sees what a lone run would."""
+"""Which rows a step sees: a pure function of (seed, step), so resuming changes nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ def mix(*words: int) -> int:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Batches drawn uniformly with replacement: `sampler[step]` depends on nothing but (seed, step)."""
+    """Batches drawn uniformly with replacement; `sampler[step]` depends on (seed, step) alone."""
 
     table: Table
     seed: int

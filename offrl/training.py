@@ -6,6 +6,7 @@ Progress bars, metrics.csv, TensorBoard and early stopping are consumers of the 
 import copy
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,70 +29,14 @@ from offrl.data.dataset import Dataset
 from offrl.data.durable import write_file
 from offrl.errors import LockedError, NumericsError, OffrlError
 from offrl.evaluation.evaluate import evaluate
+from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.plan import Plan, resolve
 from offrl.policy import Policy
 from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
-
-
-@dataclass(frozen=True)
-class Started:
-    """A seed begins, or goes on, at `step`."""
-
-    seed: int
-    step: int
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Metrics of one gradient step, every `log_every` steps."""
-
-    seed: int
-    step: int
-    metrics: dict[str, float]
-    steps_per_second: float
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The policy was tried in its environment."""
-
-    seed: int
-    step: int
-    evaluation: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint is on the disk."""
-
-    seed: int
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class Diverged:
-    """A loss stopped being finite; the last good state is saved and the seed is over."""
-
-    seed: int
-    step: int
-    message: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A seed has taken all its steps; `seconds` counts every sitting of it."""
-
-    seed: int
-    step: int
-    seconds: float
-
-
-Event = Started | Trained | Evaluated | Saved | Diverged | Finished
+from offrl.workers import how_many, spread, work
 
 
 def fit(
@@ -164,11 +109,13 @@ def train(plan: Plan) -> Iterator[Event]:
     Writes the run folder. Raises LockedError where another process trains in it; a seed whose
     loss stops being finite is reported as Diverged, and the others go on.
     """
-    with _locked(plan.dir), _threads(plan.run.settings.threads):
+    with _locked(plan.dir):
         _write_run(plan)
         finished: list[Finished] = []
         diverged: list[Diverged] = []
-        for event in _seeds(plan):
+        n = how_many(plan)
+        run = spread(plan, n) if n > 1 else train_seeds(plan, plan.run.settings.seeds)
+        for event in run:
             if isinstance(event, Finished):
                 finished.append(event)
             if isinstance(event, Diverged):
@@ -177,7 +124,8 @@ def train(plan: Plan) -> Iterator[Event]:
         _write_result(plan, finished, diverged)
 
 
-def _seeds(plan: Plan) -> Iterator[Event]:
+def train_seeds(plan: Plan, seeds: Iterable[int]) -> Iterator[Event]:
+    """Train some seeds of a run, one after the other, in this process."""
     run, settings = plan.run, plan.run.settings
     transitions = plan.dataset.transitions
     held_out = np.array(run.held_out, dtype=np.int64)
@@ -188,15 +136,16 @@ def _seeds(plan: Plan) -> Iterator[Event]:
         held = Table.of(transitions.take_episodes(held_out), settings.device)
     algorithm = plan.algorithm(plan.config, plan.dataset.spec)
     rows, notes, update = algorithm.rows(table), _notes(plan, table), None
-    for seed in settings.seeds:
-        modules, state = start(algorithm, table, seed, settings.precision)
-        if update is None:  # one compiled graph serves every seed
-            update = make_update(algorithm, modules, compiled=settings.compile == "on")
-        sampler = Sampler(table, seed, plan.config.batch_size, rows, algorithm.draws())
-        folder = plan.dir / f"seed_{seed}"
-        job = _Job(plan, algorithm, seed, folder, modules, sampler, held)
-        yield from job.events(state, update, notes)
-        notes = ()
+    for seed in seeds:
+        with _locked(plan.dir / f"seed_{seed}"), _threads(settings.threads):
+            modules, state = start(algorithm, table, seed, settings.precision)
+            if update is None:  # one compiled graph serves every seed
+                update = make_update(algorithm, modules, compiled=settings.compile == "on")
+            sampler = Sampler(table, seed, plan.config.batch_size, rows, algorithm.draws())
+            folder = plan.dir / f"seed_{seed}"
+            job = _Job(plan, algorithm, seed, folder, modules, sampler, held)
+            yield from job.events(state, update, notes)
+            notes = ()
 
 
 def _notes(plan: Plan, table: Table) -> tuple[str, ...]:
@@ -271,7 +220,7 @@ class _Job:
         settings, seed = self.plan.run.settings, self.seed
         log_every, save_every = settings.log_every or 1, settings.save_every or 1
         eval_every = settings.eval_every
-        mark, marked = time.perf_counter(), now.step
+        mark, marked, done = time.perf_counter(), now.step, now
         run = steps(self.algorithm, self.modules, self.sampler, now, settings.steps, update)
         try:
             for now in run:
@@ -286,10 +235,14 @@ class _Job:
                     mark, marked = time.perf_counter(), now.step
                 if now.step % save_every == 0 or last:
                     yield self._save(now)
+                done = now
         except NumericsError as error:
             yield self._save(now)
             yield Diverged(seed, now.step, error.cause)
             return
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            self._save(done)  # stopped: lose nothing that was reported
+            raise
         yield Finished(seed, now.step, time.perf_counter() - self._began)
 
     def _save(self, now: Progress) -> Saved:
@@ -324,7 +277,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=10)  # a worker of a killed run needs a moment to notice
     except filelock.Timeout:
         raise LockedError(
             f"Another process is training in {folder}.", "Wait for it, or give another --out."
@@ -379,3 +332,7 @@ def _write_result(plan: Plan, finished: list[Finished], diverged: list[Diverged]
         "versions": plan.run.versions,
     }
     write_file(path, json.dumps({**old, **result}, indent=2).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(work(sys.argv[1:], train_seeds))

@@ -51,7 +51,8 @@ def _from_file(path: Path, attribute: str) -> type[Algorithm[Any]]:
     except Exception as error:
         sys.modules.pop(path.stem, None)
         raise ConfigError(
-            f"{path} cannot be imported: {type(error).__name__}: {error}.", "Run it by itself first."
+            f"{path} cannot be imported: {type(error).__name__}: {error}.",
+            "Run it by itself first.",
         ) from error
     found = getattr(module, attribute, None)
     if not (isinstance(found, type) and issubclass(found, Algorithm)):

@@ -32,9 +32,9 @@ class BCConfig(AlgorithmConfig):
     keep: Annotated[
         float, "Share of the data to imitate, best returns first (%BC).", Peers("frac", "pct")
     ] = 1.0
-    keep_unit: Annotated[
-        Literal["trajectories", "timesteps"], "What `keep` is a share of."
-    ] = "trajectories"
+    keep_unit: Annotated[Literal["trajectories", "timesteps"], "What `keep` is a share of."] = (
+        "trajectories"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:

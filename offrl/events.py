@@ -1,0 +1,85 @@
+"""What a training run reports, as it happens."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Started:
+    """A seed begins, or goes on, at `step`."""
+
+    seed: int
+    step: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Metrics of one gradient step, every `log_every` steps."""
+
+    seed: int
+    step: int
+    metrics: dict[str, float]
+    steps_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The policy was tried in its environment."""
+
+    seed: int
+    step: int
+    evaluation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on the disk."""
+
+    seed: int
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A loss stopped being finite; the last good state is saved and the seed is over."""
+
+    seed: int
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A seed has taken all its steps; `seconds` counts every sitting of it."""
+
+    seed: int
+    step: int
+    seconds: float
+
+
+Event = Started | Trained | Evaluated | Saved | Diverged | Finished
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Started, Trained, Evaluated, Saved, Diverged, Finished)
+}
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """The event as JSON can carry it."""
+    values = asdict(event)
+    if isinstance(event, Saved):
+        values["path"] = str(event.path)
+    return {"event": type(event).__name__, **values}
+
+
+def from_dict(values: dict[str, Any]) -> Event:
+    """The event that `to_dict` described."""
+    rest = dict(values)
+    kind = _KINDS[rest.pop("event")]
+    if kind is Saved:
+        rest["path"] = Path(rest["path"])
+    if kind is Started:
+        rest["notes"] = tuple(rest["notes"])
+    return kind(**rest)

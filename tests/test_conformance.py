@@ -1,0 +1,14 @@
+"""Every algorithm keeps every promise of the conformance suite, on every space it declares."""
+
+import pytest
+
+from offrl import testing
+from offrl.algos import ALGORITHMS, get
+
+CASES = [(name, space) for name in ALGORITHMS for space in get(name).spaces]
+
+
+@pytest.mark.parametrize(("name", "space"), CASES)
+@pytest.mark.parametrize("check", testing.PROPERTIES, ids=lambda check: check.__name__)
+def test_every_algorithm(check, name, space):
+    check(get(name), space == "discrete")
