@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from offrl.data.arrays import episodes_of_arrays, space_of_actions, space_of_observations
-from offrl.data.episode_store import LEARNING_INFOS, EpisodeStore
+from offrl.data.episode_store import LEARNING_INFOS, Chosen, EpisodeStore
 from offrl.data.episodes import Episode, columns_of, digest, fingerprint_of, structure_faults
 from offrl.data.limits import all_finite, require_finite, within_bounds
 from offrl.data.minari_store import env_spec_of
@@ -85,9 +85,14 @@ class Dataset:
         env = f", env={self.env_id}" if self.env_id else ""
         return f"Dataset({self.id}, episodes={self.n_episodes}, steps={self.n_steps}{env})"
 
+    @property
+    def episodes(self) -> Sequence[Episode]:
+        """The episodes as a sequence; those on disk are read when they are asked for."""
+        return self._episodes
+
     def _learning_episodes(self) -> Iterator[Episode]:
         """The episodes with the infos that learning and the fingerprint need, and no others."""
-        return _Chosen(self._episodes, range(len(self))).read(LEARNING_INFOS)
+        return Chosen(self._episodes, range(len(self))).read(LEARNING_INFOS)
 
     @property
     def n_episodes(self) -> int:
@@ -204,7 +209,7 @@ class Dataset:
         """Return a dataset of the chosen episodes only, in the order given."""
         chosen = [range(len(self))[index] for index in indices]
         return Dataset(
-            _Chosen(self._episodes, chosen),
+            Chosen(self._episodes, chosen),
             self.spec,
             id=self.id,
             path=self.path,
@@ -223,7 +228,7 @@ class Dataset:
             self.spec.observation_space,
             self.spec.action_space,
             env=self.metadata.get("env_spec"),
-            metadata=self.metadata.get("offrl") or {},
+            metadata=self.metadata,
             root=root,
             overwrite=overwrite,
         )
@@ -341,39 +346,6 @@ def drop_nonfinite(data: Dataset) -> Dataset:
         stacklevel=2,
     )
     return data.select(kept)
-
-
-class _Chosen(Sequence[Episode]):
-    """A view of some episodes of another sequence."""
-
-    def __init__(self, episodes: Sequence[Episode], chosen: Sequence[int]) -> None:
-        self._episodes = episodes
-        self._chosen = chosen
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __iter__(self) -> Iterator[Episode]:
-        return self.read(None)
-
-    @overload
-    def __getitem__(self, index: int) -> Episode: ...
-    @overload
-    def __getitem__(self, index: slice) -> "_Chosen": ...
-    def __getitem__(self, index: int | slice) -> "Episode | _Chosen":
-        if isinstance(index, slice):
-            return _Chosen(self._episodes, self._chosen[index])
-        return self._episodes[self._chosen[index]]
-
-    def read(self, infos: Sequence[str] | None) -> Iterator[Episode]:
-        """Yield the episodes; those on disk are read in one pass, with the named infos only."""
-        if isinstance(self._episodes, EpisodeStore):
-            yield from self._episodes.read(self._chosen, infos)
-        elif isinstance(self._episodes, _Chosen):
-            chosen = [self._episodes._chosen[i] for i in self._chosen]
-            yield from _Chosen(self._episodes._episodes, chosen).read(infos)
-        else:
-            yield from (self._episodes[i] for i in self._chosen)
 
 
 def _episode(given: Any, number: int) -> Episode:

@@ -96,6 +96,39 @@ class EpisodeStore(Sequence[Episode], ABC):
         )
 
 
+class Chosen(Sequence[Episode]):
+    """A view of some episodes of another sequence."""
+
+    def __init__(self, episodes: Sequence[Episode], chosen: Sequence[int]) -> None:
+        self._episodes = episodes
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return self.read(None)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Chosen": ...
+    def __getitem__(self, index: int | slice) -> "Episode | Chosen":
+        if isinstance(index, slice):
+            return Chosen(self._episodes, self._chosen[index])
+        return self._episodes[self._chosen[index]]
+
+    def read(self, infos: Sequence[str] | None) -> Iterator[Episode]:
+        """Yield the episodes; those on disk are read in one pass, with the named infos only."""
+        if isinstance(self._episodes, EpisodeStore):
+            yield from self._episodes.read(self._chosen, infos)
+        elif isinstance(self._episodes, Chosen):
+            chosen = [self._episodes._chosen[i] for i in self._chosen]
+            yield from Chosen(self._episodes._episodes, chosen).read(infos)
+        else:
+            yield from (self._episodes[i] for i in self._chosen)
+
+
 def inside(path: Path, folder: Path) -> None:
     """Raise UnsafeDataError where a file of a dataset is a link that leaves its folder."""
     if not path.resolve().is_relative_to(folder.resolve()):

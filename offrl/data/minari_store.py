@@ -18,6 +18,7 @@ from typing import Any
 
 from offrl.data.episode_store import REMEDY, EpisodeStore, inside
 from offrl.data.json_files import read_object
+from offrl.data.manifest import read_published
 from offrl.data.spec import Spec
 from offrl.errors import (
     ConfigError,
@@ -162,13 +163,17 @@ def env_spec_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return described
 
 
-def open_store(folder: Path) -> EpisodeStore:
+def open_store(folder: Path, *, sizes: bool = True) -> EpisodeStore:
     """Return the episodes of a dataset folder, opened and found safe, but not yet read.
 
+    `sizes` compares the size of each file with the manifest beside the data, where there is one.
     Raises UnsafeDataError where reading would touch another file, CorruptDataError where a file
     is missing or damaged, ConfigError where Arrow storage needs a package that is not installed.
     """
     metadata = read_metadata(folder)
+    manifest = read_published(folder) if sizes else None
+    if manifest is not None:
+        manifest.require_sizes()
     spec = Spec.from_json(metadata)
     env_spec_of(metadata)
     data = data_folder(folder)
