@@ -1,0 +1,113 @@
+"""Files as the hub announces them: whether they are whole, and large ones fetched by ranges."""
+
+import contextlib
+import errno
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from offrl.data.hub_failures import OUT_OF_ROOM, TransferError, explain, say
+
+PIECE = 16 * 1024  # bytes that count as progress
+SMALL = 64 * 1024 * 1024  # bytes; nothing whose size was not announced may grow larger
+PAUSE = 0.5  # seconds before another try
+ATTEMPTS = 3  # in a row, without progress
+
+
+def limit_file_size(announced: int) -> None:
+    """No file of this process may grow beyond what was announced."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        limit = max(announced, SMALL)
+        soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def is_whole(path: Path, file: Any) -> bool:
+    """Whether a file is there with the size and the digest that the hub announced."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
+        return False
+    if file.lfs is not None:
+        return _digest(path, hashlib.sha256()) == file.lfs.sha256
+    git = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+    # A mirror of the hub may number a small file by its plain SHA-1 instead of git's.
+    plain = hashlib.sha1(usedforsecurity=False)
+    return file.blob_id in (_digest(path, git), _digest(path, plain))
+
+
+def _digest(path: Path, digest: Any) -> str:
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def url_of(repository: str, revision: str, path: str) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository, path, repo_type="dataset", revision=revision)
+
+
+def fetch_large(url: str, file: Any, staging: Path, target: Path, before: int) -> None:
+    """Fetch one large file into its part, from where the part ends; rename it when it is whole."""
+    part = staging / "parts" / file.lfs.sha256
+    part.parent.mkdir(exist_ok=True)
+    failures = 0
+    while (have := part.stat().st_size if part.is_file() else 0) != file.size:
+        if have > file.size:
+            part.unlink()
+            continue
+        try:
+            for held in _pieces(url, part, have, file.size):
+                say("progress", bytes=before + held)
+        except TransferError:
+            part.unlink(missing_ok=True)
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (*OUT_OF_ROOM, errno.EFBIG):
+                raise
+            say("note", text=explain(error).detail)
+            # A server without ranges begins again each time: only a longer part is progress.
+            grown = part.is_file() and part.stat().st_size >= have + PIECE
+            failures = 0 if grown else failures + 1
+            if failures >= ATTEMPTS or explain(error).kind in ("missing", "access"):
+                raise
+            time.sleep(PAUSE)
+    if _digest(part, hashlib.sha256()) != file.lfs.sha256:
+        part.unlink()
+        raise TransferError("damaged", f"'{file.path}' does not have the SHA-256 the hub announced")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part.replace(target)
+
+
+def _pieces(url: str, part: Path, have: int, size: int) -> Iterator[int]:
+    """Append to a part what the hub sends; the bytes held, each time that progress was made."""
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    session = get_session()
+    with session.stream("GET", url, headers=headers, follow_redirects=True, timeout=10) as answer:
+        hf_raise_for_status(answer)
+        fresh = answer.status_code != 206
+        with part.open("wb" if fresh else "ab") as stream:
+            held = reported = 0 if fresh else have
+            at = 0.0
+            for piece in answer.iter_bytes():
+                held += len(piece)
+                if held > size:
+                    raise TransferError(
+                        "damaged", f"{url} sends more than the {size:,} bytes announced"
+                    )
+                stream.write(piece)
+                if held - reported >= PIECE and time.monotonic() > at + 0.1:
+                    stream.flush()
+                    reported, at = held, time.monotonic()
+                    yield held
+    if held < size:
+        raise ConnectionResetError(f"the hub stopped after {held:,} of {size:,} bytes")
