@@ -1,17 +1,15 @@
-"""How good a policy is when it acts: returns, their interval, and the score they come to.
-
-Every seed of a run plays the same episodes. With two or more seeds the interval is over the means
-of the seeds, else over the episodes.
-"""
+"""How good a run, or a policy, is when it acts. Every seed of a run plays the same episodes."""
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from offrl.checkpoint import TrainedRun, load_run
 from offrl.data.dataset import Dataset, load
@@ -19,14 +17,15 @@ from offrl.data.durable import write_file
 from offrl.data.spec import Spec
 from offrl.environments import env_description, env_for, make_env, version_note
 from offrl.errors import ConfigError, CorruptDataError, IncompatibleVersionError, OffrlError
-from offrl.evaluation.references import Reference, lookup, require_apart, score
-from offrl.evaluation.rollouts import Env, Rollouts, rollout
-from offrl.evaluation.statistics import deviation, interval, mean
-from offrl.run import FORMAT, current_versions
+from offrl.evaluation.references import Reference, lookup, require_apart
+from offrl.evaluation.rollouts import Env, rollout
+from offrl.evaluation.summary import Evaluation, SeedEvaluation, seed_evaluation, summarise
+from offrl.run import FORMAT
 
 RESULT = "result.json"
 
 
+@runtime_checkable
 class Acting(Protocol):
     """What can be evaluated: spaces, and flat observations to flat actions, as Policy has them."""
 
@@ -35,119 +34,6 @@ class Acting(Protocol):
     def act(self, flat_obs: np.ndarray) -> np.ndarray:
         """Return the flat action of each row of `flat_obs` [B, obs_dim]."""
         ...
-
-
-@dataclass(frozen=True)
-class SeedEvaluation:
-    """The episodes of one training seed."""
-
-    seed: int | None
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-    checkpoint_step: int | None = None
-
-    @property
-    def return_mean(self) -> float:
-        """Mean of the undiscounted returns."""
-        return mean(self.returns)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON."""
-        return {
-            "seed": self.seed,
-            "checkpoint_step": self.checkpoint_step,
-            "return_mean": self.return_mean,
-            "return_std": deviation(self.returns),
-            "length_mean": mean(self.lengths),
-            "returns": list(self.returns),
-            "lengths": list(self.lengths),
-        }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a policy, or a behaviour, came to."""
-
-    env: str
-    n_episodes: int  # of each seed
-    n_seeds: int
-    interval_over: Literal["seeds", "episodes"]
-    return_mean: float
-    return_std: float | None  # of all episodes, n - 1 below the line; None for a single one
-    return_ci: tuple[float, float] | None  # Student t, 95 %; None for a single value
-    score: float | None  # 0 is random, 100 is expert; None where nobody measured the two
-    score_ci: tuple[float, float] | None
-    length_mean: float  # environment steps
-    seeds: tuple[SeedEvaluation, ...]
-    reference: Reference | None
-    notes: tuple[str, ...] = ()
-    checkpoint: str | None = None  # how it was picked
-    episode_seed: int | None = None  # of the episodes, not of the training
-    wall_seconds: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON, the keys that scripts rely on first."""
-        plain = {key: value for key, value in vars(self).items() if key not in _NESTED}
-        return plain | {
-            "return_ci": _list(self.return_ci),
-            "score_ci": _list(self.score_ci),
-            "notes": list(self.notes),
-            "reference": None if self.reference is None else self.reference.to_dict(),
-            "seeds": [seed.to_dict() for seed in self.seeds],
-            "versions": current_versions(),
-        }
-
-
-_NESTED = ("seeds", "reference", "notes")
-
-
-def summarise(
-    seeds: Sequence[SeedEvaluation],
-    *,
-    env: str,
-    reference: Reference | None = None,
-    notes: Sequence[str] = (),
-    checkpoint: str | None = None,
-    episode_seed: int | None = None,
-    wall_seconds: float | None = None,
-) -> Evaluation:
-    """Return the means, intervals and score of episodes that were run already.
-
-    A behaviour's episodes are one entry of `seeds` with the seed None. Raises ConfigError where
-    there is no episode, or where the two returns of `reference` are equal.
-    """
-    if not seeds or any(not one.returns for one in seeds):
-        raise ConfigError("There is no episode to summarise.", "Run at least one.")
-    returns = [value for one in seeds for value in one.returns]
-    means = [one.return_mean for one in seeds]
-    over_seeds = len(seeds) >= 2
-    bounds = interval(means if over_seeds else returns)
-    average = mean(means if over_seeds else returns)
-    said = list(notes)
-    if bounds is None:
-        said.append("n=1: no interval; it takes two or more episodes, or seeds.")
-    if reference is None:
-        said.append(f"No score: nobody measured a random and an expert policy in {env}.")
-    elif reference.note:
-        said.append(reference.note)
-    return Evaluation(
-        env=env,
-        n_episodes=len(seeds[0].returns),
-        n_seeds=len(seeds),
-        interval_over="seeds" if over_seeds else "episodes",
-        return_mean=average,
-        return_std=deviation(returns),
-        return_ci=bounds,
-        score=score(average, reference),
-        score_ci=_scored(bounds, reference),
-        length_mean=mean([length for one in seeds for length in one.lengths]),
-        seeds=tuple(seeds),
-        reference=reference,
-        notes=tuple(said),
-        checkpoint=checkpoint,
-        episode_seed=episode_seed,
-        wall_seconds=wall_seconds,
-    )
 
 
 def evaluate(
@@ -171,22 +57,23 @@ def evaluate(
     """
     started = time.perf_counter()
     judged = _judged(subject, checkpoint)
-    kept = None if judged.dir is None else _read_result(judged.dir)
+    kept = {} if judged.dir is None else _read_result(judged.dir)
     stage = _stage(env, judged, trust_env)
     reference = _reference(stage, judged)
-    notes = list(stage.notes)
+    notes = [*judged.notes, *stage.notes, *_stopped(kept, judged)]
     found: list[SeedEvaluation] = []
     for number, (training_seed, step, policy) in enumerate(judged.policies):
-        played = rollout(
-            policy.act,
-            policy.spec,
-            stage.make,
-            episodes=episodes,
-            seed=seed,
-            n_envs=n_envs,
-            step_limit=step_limit,
-            progress=_part(progress, number, len(judged.policies)),
-        )
+        with _one_thread():
+            played = rollout(
+                policy.act,
+                policy.spec,
+                stage.make,
+                episodes=episodes,
+                seed=seed,
+                n_envs=n_envs,
+                step_limit=step_limit,
+                progress=_part(progress, number, len(judged.policies)),
+            )
         found.append(seed_evaluation(played, training_seed, step))
         notes += [note for note in played.notes if note not in notes]
     result = summarise(
@@ -198,22 +85,10 @@ def evaluate(
         episode_seed=seed,
         wall_seconds=time.perf_counter() - started,
     )
-    if judged.dir is not None and kept is not None:
+    if judged.dir is not None:
         page = {**_read_result(judged.dir), "format": FORMAT, "evaluation": result.to_dict()}
         _write_result(judged.dir, page)
     return result
-
-
-def seed_evaluation(
-    played: Rollouts, seed: int | None = None, checkpoint_step: int | None = None
-) -> SeedEvaluation:
-    """Return the episodes of `played` as those of one training seed."""
-    return SeedEvaluation(
-        seed,
-        tuple(float(value) for value in played.returns),
-        tuple(int(length) for length in played.lengths),
-        checkpoint_step,
-    )
 
 
 @dataclass(frozen=True)
@@ -225,23 +100,32 @@ class _Judged:
     env_id: str | None = None
     dataset_id: str | None = None
     dataset: Dataset | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) -> _Judged:
     if isinstance(subject, str | Path):
         subject = load_run(subject)
     if not isinstance(subject, TrainedRun):
+        if not isinstance(subject, Acting):
+            raise ConfigError(
+                f"A {type(subject).__name__} cannot be evaluated.",
+                "Give a run, its folder, or a policy.",
+            )
         return _Judged(((None, None, subject),))
     run, policies = subject.run, []
     for seed in subject.seeds:
         step = subject.checkpoint(seed, checkpoint).step
         policies.append((seed, step, subject.policy(seed, step)))
+    dataset, notes = None, ()
     try:
         dataset = load(run.settings.dataset)
-    except OffrlError:  # a run can be judged where its data is not
-        dataset = None
+    except ConfigError:
+        pass  # a run can be judged where its data is not
+    except OffrlError as error:
+        notes = (f"The run's dataset is there but was left aside: {error.cause}",)
     named = run.settings.dataset if dataset is None else dataset.id
-    return _Judged(tuple(policies), subject.dir, run.env, named, dataset)
+    return _Judged(tuple(policies), subject.dir, run.env, named, dataset, notes)
 
 
 @dataclass(frozen=True)
@@ -302,6 +186,28 @@ def _reference(stage: _Stage, judged: _Judged) -> Reference | None:
     return None if found is None else require_apart(found)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The last bits of a matrix product depend on the number of threads; the result must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _stopped(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
+    """Return a note on each seed whose training did not reach its end."""
+    diverged = kept.get("diverged")
+    told: Mapping[str, Any] = diverged if isinstance(diverged, dict) else {}
+    return [
+        f"Training of seed {seed} stopped early, its checkpoint of step {step} acts: {told[key]}"
+        for seed, step, _ in judged.policies
+        if (key := str(seed)) in told
+    ]
+
+
 def _read_result(folder: Path) -> dict[str, Any]:
     path = folder / RESULT
     try:
@@ -340,16 +246,3 @@ def _part(
     if progress is None:
         return None
     return lambda finished, episodes: progress(number * episodes + finished, of * episodes)
-
-
-def _scored(
-    bounds: tuple[float, float] | None, reference: Reference | None
-) -> tuple[float, float] | None:
-    if bounds is None or reference is None:
-        return None
-    low, high = (score(bound, reference) for bound in bounds)
-    return None if low is None or high is None else (min(low, high), max(low, high))
-
-
-def _list(bounds: tuple[float, float] | None) -> list[float] | None:
-    return None if bounds is None else list(bounds)
