@@ -1,0 +1,96 @@
+"""`offrl collect`: make a dataset from a recipe, or from an environment and policies."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from offrl_cli.commands import Command, command
+from offrl_cli.data import summary_blocks
+from offrl_cli.output import Answer, quoted
+from offrl_cli.progress import Counter
+from offrl_cli.stopping import going_on
+from offrl_cli.values import natural, positive
+
+RECIPE = "A shipped recipe (offrl/pendulum/medium-v0; offrl data list names them) or a TOML file."
+ENV = "Environment id, where no recipe is given."
+POLICY = (
+    "random, pendulum-swing-up, cartpole-balance or mountain-car-pump, with options: "
+    "pendulum-swing-up,noise=0.3,epsilon=0.5,weight=2. Several share the episodes by weight."
+)
+EPISODES = "Episodes to collect."
+ENV_STEPS = "Environment steps to reach: the fewest whole episodes that hold them."
+SEED = "Seed of everything random; the same seed gives the same fingerprint."
+OUT = "Id of the dataset (the recipe's own by default)."
+RESUME = "Go on where a stopped collection of the same settings ended."
+OVERWRITE = "Replace a dataset of the same id."
+
+
+RENAMED = {
+    "--n-episodes": "--episodes",
+    "--num-episodes": "--episodes",
+    "-n": "--episodes N or --env-steps N",
+    "--steps": "--env-steps (a step is a gradient step elsewhere in offrl)",
+    "--n-steps": "--env-steps",
+    "--total-timesteps": "--env-steps",
+    "--timesteps": "--env-steps",
+    "--env-id": "--env",
+    "--output": "--out",
+    "--dataset": "--out",
+    "--dataset-id": "--out",
+    "--recipe": "offrl collect RECIPE, without an option",
+    "--noise": "--policy NAME,noise=0.3",
+    "--epsilon": "--policy NAME,epsilon=0.5",
+}
+
+
+class CollectCommand(Command):
+    """`collect`, which knows what other tools call its options."""
+
+    def renamed(self) -> Mapping[str, str]:
+        return RENAMED
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "collect", cls=CollectCommand)
+    def collect(
+        recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help=RECIPE)] = None,
+        env: Annotated[str | None, typer.Option(metavar="ENV", help=ENV)] = None,
+        policy: Annotated[list[str] | None, typer.Option(metavar="POLICY", help=POLICY)] = None,
+        episodes: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=EPISODES)
+        ] = None,
+        env_steps: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=ENV_STEPS)
+        ] = None,
+        seed: Annotated[int | None, typer.Option(metavar="S", parser=natural, help=SEED)] = None,
+        out: Annotated[str | None, typer.Option(metavar="ID", help=OUT)] = None,
+        resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
+    ) -> Answer:
+        """Make a dataset by acting.
+
+        From a recipe, or from an environment and policies. Every step carries the exact
+        log-probability of its action.
+        """
+        from offrl import record
+
+        words = f"--out {quoted(out)}" if out else quoted(recipe)
+        again = f"offrl collect {words} --resume"
+        with going_on(again), Counter("collecting", "episodes") as counter:
+            data = record(
+                recipe,
+                env=env,
+                policies=tuple(policy or ()),
+                episodes=episodes,
+                env_steps=env_steps,
+                seed=seed,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                progress=counter,
+            )
+        summary = data.summary()
+        return Answer(summary, summary_blocks(summary), next=f"offrl data check {quoted(data.id)}")

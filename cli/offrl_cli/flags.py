@@ -1,0 +1,214 @@
+"""Options made from an algorithm's config, so that a hyper-parameter is declared once.
+
+The options are added when the command line is parsed: `train --algo awr` has those of AWR. None
+means "not given", so that a recipe or a file may set what a flag does not.
+"""
+
+import inspect
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from offrl.errors import ConfigError, OffrlError
+from offrl_cli.commands import Command
+from offrl_cli.values import one_of, real, truth, whole
+
+if TYPE_CHECKING:
+    from offrl.algorithm import Field
+
+PEERS = {
+    "--steps": (
+        "-n --n-timesteps --max-timesteps --total-timesteps --timesteps --num-steps --n-steps"
+        " --gradient-steps --num-train-steps --n-updates --max-steps --iterations --epochs"
+    ),
+    "--eval-env": "--env --env-id --env-name --environment",
+    "--out": (
+        "--log-folder --log-dir --logdir --output --output-dir --save-dir --save-path --exp-name"
+        " --run-name -o"
+    ),
+    "--eval-every": "--eval-freq --eval-interval --eval-period",
+    "--eval-episodes": "--n-eval-episodes --num-eval-episodes --eval-num --n-episodes --episodes",
+    "--dataset": "--data --dataset-id --dataset-name --task --buffer -d",
+    "--algo": "--algorithm --agent --method -a",
+    "--seeds": "--num-seeds --n-seeds",
+    "--device": "--cuda --gpu --accelerator",
+    "--precision": "--amp --fp16 --bf16 --dtype",
+    "--resume": "--restore --resume-from --load --load-model --checkpoint",
+    "--config": "--config-path --config-file --conf-file --hyperparams --hyperparameters -c",
+    "--holdout": "--validation-split --val-split --test-size",
+    "--threads": "--num-threads --n-threads --num-workers",
+}
+CONVERSIONS = {
+    "--epochs": "--steps N: a step is one gradient step, so N = epochs x rows / batch",
+    "--cuda": "--device cuda",
+    "--gpu": "--device cuda",
+    "--num-seeds": "--seeds 0-4 for five seeds",
+    "--n-seeds": "--seeds 0-4 for five seeds",
+    "--amp": "--precision bf16",
+    "--bf16": "--precision bf16",
+    "--fp16": "--precision bf16",
+    "--env": "--eval-env for where to evaluate; what is learned from is --dataset",
+    "--env-id": "--eval-env for where to evaluate; what is learned from is --dataset",
+    "--resume-from": "--out RUN --resume",
+    "--load": "--out RUN --resume",
+    "--load-model": "--out RUN --resume",
+    "--restore": "--out RUN --resume",
+}
+
+
+GIVEN = "offrl.hyperparameters"  # where the context holds them
+PREFIX = "hyperparameter_"  # apart from the names of train's own parameters
+RENAMED = {peer: CONVERSIONS.get(peer, ours) for ours in PEERS for peer in PEERS[ours].split()}
+
+
+class TrainCommand(Command):
+    """`train`, which takes the hyper-parameters of the algorithm named in its arguments."""
+
+    _peers: Mapping[str, str] = MappingProxyType({})
+    _names: Mapping[str, str] = MappingProxyType({})
+
+    def renamed(self) -> Mapping[str, str]:
+        return {**RENAMED, **self._peers}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        algorithm = named_algorithm(args)
+        if algorithm is None and not {"-h", "--help"} & set(args):
+            raise _no_algorithm(args)
+        typed = value_of("--algo", args)
+        if algorithm is not None and (algorithm == typed or not is_code(algorithm)):
+            fields = fields_of(algorithm)
+            self._peers = peers_of(fields)
+            self._names = {f"{PREFIX}{field.name}": field.name for field in fields}
+            self.params = [*self.params, *options(algorithm, fields)]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Hand the hyper-parameters that were given over to the command in its context."""
+        given = {name: ctx.params.pop(key) for key, name in self._names.items()}
+        ctx.meta[GIVEN] = {name: value for name, value in given.items() if value is not None}
+        return super().invoke(ctx)
+
+
+def named_algorithm(args: Sequence[str]) -> str | None:
+    """Return the algorithm that the arguments, or the files they point at, name."""
+    for source in (value_of("--algo", args), *_files(args)):
+        if isinstance(source, str):
+            return source
+        if source is not None and source.is_file():
+            algorithm = _table(source).get("algo")
+            if isinstance(algorithm, str):
+                return algorithm
+    return None
+
+
+def is_code(algorithm: str) -> bool:
+    """Tell whether a name is code of the user, which runs only where it is typed."""
+    return algorithm.rpartition(":")[0].endswith(".py")
+
+
+def value_of(option: str, args: Sequence[str]) -> str | None:
+    """Return the last value given to `option` among the arguments, both spellings."""
+    found = None
+    for index, word in enumerate(args):
+        if word == option and index + 1 < len(args):
+            found = args[index + 1]
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _files(args: Sequence[str]) -> list[Path]:
+    config, out = value_of("--config", args), value_of("--out", args)
+    files = [] if config is None else [Path(config)]
+    return [*files, Path(out) / "run.toml"] if out is not None and "--resume" in args else files
+
+
+def _table(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no TOML file: {error}.", "mend that line") from error
+
+
+def _no_algorithm(args: Sequence[str]) -> OffrlError:
+    from offrl.algos import ALGORITHMS
+
+    if "--resume" in args and value_of("--out", args) is not None:
+        return ConfigError(
+            f"There is no run to resume in {value_of('--out', args)}.",
+            "the folder of a run; or name --algo and --dataset to start one there",
+        )
+    names = ", ".join(ALGORITHMS)
+    return ConfigError(
+        "The algorithm is missing.", f"--algo NAME, one of {names}; offrl algos tells more"
+    )
+
+
+def fields_of(algorithm: str) -> "list[Field]":
+    """Return the hyper-parameters of an algorithm; NotFoundError where there is none."""
+    from offrl import algos
+    from offrl.algorithm import fields_of as fields
+
+    return fields(algos.get(algorithm).Config)
+
+
+def peers_of(fields: "Sequence[Field]") -> dict[str, str]:
+    """Return what to type for each name that other projects give to these hyper-parameters."""
+    answers: dict[str, str] = {}
+    for field in fields:
+        ours = f"{flag(field)} ({field.conversion})" if field.conversion else flag(field)
+        for peer in field.peers:
+            answers.setdefault(f"--{peer}", ours)
+            answers.setdefault(f"--{peer.replace('_', '-')}", ours)
+    for field in fields:  # as Python writes it
+        answers[f"--{field.name}"] = flag(field)
+    return answers
+
+
+def flag(field: "Field") -> str:
+    """Return the option of a hyper-parameter."""
+    return f"--{field.name.replace('_', '-')}"
+
+
+def options(algorithm: str, fields: "Sequence[Field]") -> list[Any]:
+    """Return one command-line option per hyper-parameter, None where it is not given."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+    def holder(**given: object) -> None:
+        """Hold the parameters; Typer makes options of a signature only."""
+
+    parameters = [_parameter(algorithm, field) for field in fields]
+    holder.__dict__["__signature__"] = inspect.Signature(parameters)
+    holder.__annotations__ = {p.name: p.annotation for p in parameters}
+    app.command(add_help_option=False)(holder)
+    return list(typer.main.get_command(app).params)
+
+
+def _parameter(algorithm: str, field: "Field") -> inspect.Parameter:
+    parser, metavar = _kind(field)
+    default = str(field.default).lower() if field.type is bool else field.default
+    option = typer.Option(
+        flag(field),
+        help=f"{field.help} [default: {default}]".strip(),
+        metavar=metavar,
+        parser=parser,
+        show_default=False,
+        rich_help_panel=f"Hyper-parameters of {algorithm}",
+    )
+    return inspect.Parameter(
+        f"{PREFIX}{field.name}",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Any, option],
+    )
+
+
+def _kind(field: "Field") -> tuple[Any, str]:
+    if field.choices:
+        return one_of(*field.choices), "|".join(field.choices)
+    kinds = {bool: (truth, "true|false"), int: (whole, "N"), float: (real, "X")}
+    return kinds.get(field.type, (str, "TEXT"))

@@ -1,0 +1,173 @@
+"""Progress on standard error: a live line where it is a terminal, now and then a line elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from offrl_cli.output import clean, console, interval, is_terminal, note, number
+
+if TYPE_CHECKING:
+    from offrl.events import Event
+
+PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn
+SHOWN_METRICS = 3
+
+
+class Counter:
+    """Counts episodes or steps towards a total that may be unknown."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
+        self.live = is_terminal(sys.stderr)
+        self.started = self.printed = time.monotonic()
+        self.done = self.total = 0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Counter":
+        if self.live:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn(self.unit, markup=False),
+                TimeRemainingColumn(),
+                console=console(sys.stderr),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(clean(self.label), total=None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if kind is None and self.done:
+            seconds = time.monotonic() - self.started
+            note(f"{self.label}: {self.done} {self.unit} in {seconds:.1f} s")
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Show that `done` of `total` are done."""
+        self.done, self.total = done, total or 0
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+        elif time.monotonic() - self.printed >= PLAIN_SECONDS:
+            self.printed = time.monotonic()
+            note(f"{self.label}: {done}{f' of {total}' if total else ''} {self.unit}")
+
+
+class Training:
+    """Shows training events: one line a seed with steps/s, time left and the main metrics."""
+
+    def __init__(self, label: str, steps: int) -> None:
+        self.label, self.steps = clean(label), steps
+        self.live = is_terminal(sys.stderr)
+        self.printed: dict[int, float] = {}
+        self.moved: set[int] = set()  # seeds that took a step in this sitting
+        self.started = time.monotonic()
+        self._bar: Any = None
+        self._tasks: dict[int, Any] = {}
+
+    def __enter__(self) -> "Training":
+        if self.live:
+            from rich.progress import (
+                BarColumn,
+                Progress,
+                TaskProgressColumn,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=16),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[rate]} {task.fields[metrics]}", markup=False),
+                console=console(sys.stderr),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: "Event") -> None:
+        """Show one event of a training run."""
+        from offrl.events import Diverged, Evaluated, Finished, Started, Trained
+
+        if isinstance(event, Started):
+            for text in event.notes:
+                self._line(f"note: {text}")
+            if event.step == self.steps:
+                self._line(f"seed {event.seed} has taken its {event.step} steps already")
+            elif event.step:
+                self._line(f"seed {event.seed} goes on from step {event.step}")
+        elif isinstance(event, Trained):
+            self._trained(event)
+            self.moved.add(event.seed)
+        elif isinstance(event, Evaluated):
+            mean = number(event.evaluation["return_mean"])
+            bounds = interval(event.evaluation["return_ci"])
+            self._line(f"seed {event.seed}, step {event.step}: return {mean} {bounds}")
+        elif isinstance(event, Diverged):
+            self._line(f"seed {event.seed} stopped at step {event.step}: {event.message}")
+        elif isinstance(event, Finished) and event.seed in self.moved:
+            rate = event.step / max(event.seconds, 1e-9)
+            done = f"{event.step} steps in {event.seconds:.1f} s"
+            self._line(f"seed {event.seed}: {done}, {rate:.0f} steps/s")
+
+    def _trained(self, event: Any) -> None:
+        rate = f"{event.steps_per_second:.0f} steps/s"
+        metrics = main_metrics(event.metrics)
+        if self._bar is not None:
+            if event.seed not in self._tasks:
+                name = f"{self.label} seed {event.seed}"
+                self._tasks[event.seed] = self._bar.add_task(
+                    name, total=self.steps, rate="", metrics=""
+                )
+            self._bar.update(
+                self._tasks[event.seed], completed=event.step, rate=rate, metrics=metrics
+            )
+            return
+        now = time.monotonic()
+        if now - self.printed.get(event.seed, self.started) >= PLAIN_SECONDS:
+            self.printed[event.seed] = now
+            left = (self.steps - event.step) / max(event.steps_per_second, 1e-9)
+            self._line(
+                f"{self.label} seed {event.seed}: step {event.step} of {self.steps}, {rate}, "
+                f"{left:.0f} s left, {metrics}"
+            )
+
+    def _line(self, text: str) -> None:
+        if self._bar is None:
+            note(text)
+        else:
+            self._bar.console.print(clean(text), markup=False, highlight=False)
+
+
+def main_metrics(metrics: Mapping[str, float]) -> str:
+    """Return the first losses, else the first metrics, as short text."""
+    names = [name for name in metrics if name.endswith("/loss")] or list(metrics)
+    return " ".join(f"{name} {metrics[name]:.4g}" for name in names[:SHOWN_METRICS])

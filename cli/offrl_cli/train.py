@@ -1,0 +1,167 @@
+"""`offrl train`: learn a policy from a dataset."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offrl.errors import ConfigError, NumericsError
+from offrl_cli.commands import command
+from offrl_cli.flags import GIVEN, TrainCommand, is_code
+from offrl_cli.output import Answer, Pairs, note, number, quoted
+from offrl_cli.progress import Training
+from offrl_cli.stopping import going_on
+from offrl_cli.values import natural, one_of, positive, real, seeds_of
+
+if TYPE_CHECKING:
+    from offrl.training import Plan
+
+ALGO = "Name of an algorithm (offrl algos lists them), or your own: FILE.py:CLASS."
+DATASET = "The dataset to learn from: its id or path."
+STEPS = "Gradient steps [default: 100000]."
+SEED = "One seed."
+SEEDS = "Several seeds: 0-7, or 0,3,5."
+CONFIG = "TOML file of settings; RUN/run.toml repeats a run. Flags win over it."
+HOLDOUT = "Share of episodes that no loss sees [default: 0.2 without an environment, else 0]."
+EVAL_ENV = "Evaluate in this environment while training."
+EVAL_EVERY = "Gradient steps between evaluations."
+EVAL_EPISODES = "Episodes of each evaluation [default: 10]."
+DEVICE = "auto, cpu, cuda, cuda:1, mps ..."
+COMPILE = "Compile the update: auto does for long runs, where a C++ compiler is found."
+PRECISION = "Precision of the hidden layers."
+THREADS = "Threads of the processor; bits depend on it."
+NONFINITE = "Leave out episodes that hold NaN or infinite values, instead of refusing them."
+CLIP = "Clip actions outside the bounds of their space, instead of refusing them."
+SAVE_EVERY = "Gradient steps between checkpoints."
+LOG_EVERY = "Gradient steps between rows of metrics.csv."
+OUT = "Folder of the run [default: runs/<algo>/<dataset>/<time>]."
+RESUME = "Go on with the run in --out; needs no other option."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @command(app, "train", cls=TrainCommand)
+    def train(
+        context: typer.Context,
+        algo: Annotated[str | None, typer.Option(metavar="NAME", help=ALGO)] = None,
+        dataset: Annotated[str | None, typer.Option(metavar="REF", help=DATASET)] = None,
+        steps: Annotated[int | None, typer.Option(metavar="N", parser=positive, help=STEPS)] = None,
+        seed: Annotated[int | None, typer.Option(metavar="S", parser=natural, help=SEED)] = None,
+        seeds: Annotated[str | None, typer.Option(metavar="0-7", help=SEEDS)] = None,
+        config: Annotated[Path | None, typer.Option(metavar="FILE", help=CONFIG)] = None,
+        holdout: Annotated[
+            float | None, typer.Option(metavar="F", parser=real, help=HOLDOUT)
+        ] = None,
+        eval_env: Annotated[str | None, typer.Option(metavar="ENV", help=EVAL_ENV)] = None,
+        eval_every: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=EVAL_EVERY)
+        ] = None,
+        eval_episodes: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=EVAL_EPISODES)
+        ] = None,
+        device: Annotated[str | None, typer.Option(metavar="NAME", help=DEVICE)] = None,
+        compile: Annotated[
+            str | None,
+            typer.Option(metavar="auto|on|off", parser=one_of("auto", "on", "off"), help=COMPILE),
+        ] = None,
+        precision: Annotated[
+            str | None,
+            typer.Option(metavar="fp32|bf16", parser=one_of("fp32", "bf16"), help=PRECISION),
+        ] = None,
+        threads: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=THREADS)
+        ] = None,
+        save_every: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=SAVE_EVERY)
+        ] = None,
+        log_every: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=LOG_EVERY)
+        ] = None,
+        allow_nonfinite: Annotated[
+            str | None,
+            typer.Option(metavar="drop-episode", parser=one_of("drop-episode"), help=NONFINITE),
+        ] = None,
+        clip_actions: Annotated[bool, typer.Option("--clip-actions", help=CLIP)] = False,
+        out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
+        resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
+    ) -> Answer:
+        """Train an algorithm on a dataset.
+
+        offrl train --algo NAME --help also lists the hyper-parameters of NAME.
+        """
+        from offrl import training
+
+        if seed is not None and seeds is not None:
+            raise ConfigError("--seed and --seeds are both given.", "Give one of them.")
+        plan = training.resolve(
+            algo,
+            dataset,
+            out=out,
+            resume=resume,
+            config_file=config,
+            hyperparameters=context.meta[GIVEN],
+            steps=steps,
+            seeds=seeds_of(seeds) if seeds is not None else None if seed is None else (seed,),
+            holdout=holdout,
+            eval_env=eval_env,
+            eval_every=eval_every,
+            eval_episodes=eval_episodes,
+            device=device,
+            compile=compile,
+            precision=precision,
+            threads=threads,
+            save_every=save_every,
+            log_every=log_every,
+            allow_nonfinite=allow_nonfinite,
+            clip_actions=clip_actions or None,
+        )
+        return _work(plan)
+
+
+def _work(plan: "Plan") -> Answer:
+    from offrl import training
+    from offrl.checkpoint import TrainedRun
+
+    settings = plan.run.settings
+    _print_settings(plan)
+    code = f"--algo {quoted(settings.algo)} " if is_code(settings.algo) else ""
+    diverged: list[str] = []
+    label = f"{plan.run.algorithm} on {plan.dataset.id}"
+    resume = f"offrl train {code}--out {quoted(plan.dir)} --resume"
+    with going_on(resume), Training(label, settings.steps) as show:
+        for event in training.train(plan):
+            show(event)
+            if isinstance(event, training.Diverged):
+                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+    if diverged:
+        raise NumericsError(
+            " ".join(diverged), f"a smaller --lr; the last good checkpoints are in {plan.dir}"
+        )
+    result = TrainedRun(plan.dir, plan.run, settings.seeds).result
+    seeds = ", ".join(str(seed) for seed in settings.seeds)
+    pairs = {
+        "run": result["run"],
+        "algorithm": result["algo"],
+        "dataset": result["dataset"],
+        "steps": f"{result['steps']} for each seed",
+        "seeds": seeds,
+        "steps per second": number(result["steps_per_second"], 0),
+        "seconds": number(result["wall_seconds"]),
+    }
+    env = "" if settings.eval_env is None else f" --env {quoted(settings.eval_env)}"
+    if plan.run.env is None and not env:
+        env = " --env ENV"
+    return Answer(result, [Pairs(pairs)], next=f"offrl eval {quoted(plan.dir)}{env}")
+
+
+def _print_settings(plan: "Plan") -> None:
+    """Print what was resolved, once, as run.toml will hold it."""
+    run = plan.run
+    values = {key: value for key, value in vars(run.settings).items() if value is not None}
+    values["seeds"] = ",".join(str(seed) for seed in run.settings.seeds)
+    note("settings: " + " ".join(f"{key}={value}" for key, value in values.items()))
+    note(f"{run.algorithm}: " + " ".join(f"{key}={value}" for key, value in run.config.items()))
+    if run.held_out:
+        note(f"held out: {len(run.held_out)} of {plan.dataset.n_episodes} episodes")
+    note(f"run: {plan.dir}{' (resumed)' if plan.resumed else ''}")
