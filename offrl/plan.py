@@ -218,11 +218,11 @@ def _device(name: str) -> str:
 
 def _held_out(n_episodes: int, holdout: float) -> tuple[int, ...]:
     """The same episodes for every seed and algorithm, so that their scores compare."""
-    n = round(holdout * n_episodes)
-    if holdout > 0 and not 0 < n < n_episodes:
+    n = max(1, round(holdout * n_episodes)) if holdout > 0 else 0
+    if n >= n_episodes:
         raise ConfigError(
-            f"Holding out {holdout:g} of {n_episodes} episodes leaves none on one side.",
-            "Use another --holdout, or 0.",
+            f"Holding out {holdout:g} of {n_episodes} episodes leaves none to learn from.",
+            "Use a smaller --holdout, or 0.",
         )
     chosen = np.random.default_rng(0).permutation(n_episodes)[:n]
     return tuple(int(i) for i in np.sort(chosen))

@@ -27,6 +27,7 @@ from offrl.batch import Table
 from offrl.checkpoint import TrainedRun
 from offrl.data.dataset import Dataset
 from offrl.data.durable import write_file
+from offrl.environments import env_for
 from offrl.errors import LockedError, NumericsError, OffrlError
 from offrl.evaluation.evaluate import evaluate
 from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained
@@ -263,10 +264,10 @@ class _Job:
         network = copy.deepcopy(self.modules["policy"])
         weights: dict[str, Tensor] = now.state["params"]["policy"] | now.state["buffers"]["policy"]
         network.load_state_dict(weights)
-        settings = self.plan.run.settings
+        settings, dataset = self.plan.run.settings, self.plan.dataset
         return evaluate(
-            Policy(self.plan.dataset.spec, network, settings.device),
-            settings.eval_env or self.plan.dataset.env_id,
+            Policy(dataset.spec, network, settings.device),
+            settings.eval_env or (lambda: env_for(dataset)),
             episodes=settings.eval_episodes,
             seed=self.seed,
         ).to_dict()
