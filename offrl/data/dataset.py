@@ -231,6 +231,8 @@ class Dataset:
             metadata=self.metadata,
             root=root,
             overwrite=overwrite,
+            shard_episodes=256,
+            keep_unfinished=False,  # this dataset still holds the episodes
         )
         with writer:
             for episode in self:

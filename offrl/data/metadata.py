@@ -43,6 +43,8 @@ def user_metadata(given: Mapping[str, Any]) -> dict[str, Any]:
     minari: dict[str, Any] = {}
     ours: dict[str, Any] = {}
     for key, value in given.items():
+        if value is None:
+            continue
         if key in MINARI_FIELDS:
             if not isinstance(value, MINARI_FIELDS[key]):
                 raise ConfigError(f"The metadata '{key}' is {value!r}.", "See Minari's fields.")

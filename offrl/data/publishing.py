@@ -154,14 +154,10 @@ class Workshop:
                 final.rename(self.target)
                 sync_folder(self.target.parent)
         except OSError as error:
-            self._unlock()
             raise OffrlError(
                 f"{self.id} could not be published: {error.strerror}.",
                 f"Its episodes are safe in {self.folder}; resume finishes it.",
             ) from error
-        except OffrlError:
-            self._unlock()
-            raise
         self._remove()
         return self.target
 

@@ -77,6 +77,7 @@ def _write_column(group: h5py.Group, name: str, column: npt.NDArray[Any]) -> Non
     if text or column.size == 0:
         # Text has its bytes elsewhere in the file, where a checksum of the column does not reach.
         shape = (None, *column.shape[1:]) if text else column.shape
+        column = column.astype(object) if text else column
         group.create_dataset(name, data=column, dtype=_TEXT if text else None, maxshape=shape)
         return
     # The library's own calls: `create_dataset` spends four times as long on these small columns.

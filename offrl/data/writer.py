@@ -10,7 +10,6 @@ publishes them under `<id>` by one rename; an exception keeps them for `resume=T
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from offrl.data.metadata import env_spec_json, user_metadata
 from offrl.data.openepisode import OpenEpisode
 from offrl.data.publishing import Workshop
 from offrl.data.spec import Spec
-from offrl.errors import ConfigError, CorruptDataError, OffrlError
+from offrl.errors import ConfigError, CorruptDataError
 
 if TYPE_CHECKING:
     from offrl.data.dataset import Dataset
@@ -141,14 +140,17 @@ class Writer:
         if self._published is not None:
             return self._published
         self._require_writable()
-        self._end(cut=True)
-        if not self.n_episodes:
-            self._workshop.discard()
-            raise ConfigError(
-                f"Nothing was recorded for {self.id}.", "Record at least one episode."
-            )
-        self._flush()
-        path = self._workshop.publish()
+        try:
+            self._end(cut=True)
+            if not self.n_episodes:
+                raise ConfigError(
+                    f"Nothing was recorded for {self.id}.", "Record at least one episode."
+                )
+            self._flush()
+            path = self._workshop.publish()
+        except BaseException:
+            self._let_go()
+            raise
         from offrl.data.dataset import load  # a dataset saves itself through this module
 
         self._published = load(path)
@@ -175,16 +177,18 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            if self._published is None:
-                self.close()
-            return
-        # What ended the block is what the caller must see; a disk that is full too is a note on it.
-        with suppress(OSError, OffrlError):
+        if kind is not None:
+            self._let_go()
+        elif self._published is None:
+            self.close()
+
+    def _let_go(self) -> None:
+        """Abandon while an error is on its way: that one is what the caller must see."""
+        try:
             self.abandon()
-            return
-        _LOG.warning("The last finished episodes of %s could not be kept.", self.id)
-        self._workshop.release()
+        except Exception as error:
+            _LOG.warning("The last finished episodes of %s could not be kept: %s", self.id, error)
+            self._workshop.release()
 
     def _require_writable(self) -> None:
         if self._workshop.closed:
