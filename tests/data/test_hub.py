@@ -17,6 +17,7 @@ import pytest
 from hub_server import Fault, Hub, Kind
 from minari.namespace import list_local_namespaces
 
+import offrl
 from offrl.data.catalogue import datasets_root, list_local, resolve
 from offrl.data.dataset import load
 from offrl.data.hub import STAGING, download, list_remote
@@ -120,6 +121,20 @@ class TestDownloading:
         assert paths == ["achieved_goal", "desired_goal", "observation"]
         assert data.spec.obs_dim == 8
         assert data.transitions.obs.shape == (95, 8)
+
+    @pytest.mark.parametrize(("id", "actions"), [(HOPPER, 3), (MAZE, 2)])
+    def test_what_arrived_trains_without_its_environment(
+        self, id: str, actions: int, hub: Hub
+    ) -> None:
+        files = hub.repositories[id.partition("/")[0]].files
+        path = f"{id.partition('/')[2]}/data/{META}"
+        described = json.loads(files[path])
+        described["env_spec"] = json.dumps({"id": "Nowhere-v7", "entry_point": "nowhere:Env"})
+        files[path] = json.dumps(described).encode()
+        download(id)
+        run = offrl.fit("bc", f"minari:{id}", steps=2, compile="off", hidden_size=8)
+        observation = load(id)[0].observations
+        assert run.policy().predict(observation).shape == (len(load(id)[0]) + 1, actions)
 
     def test_a_set_without_a_namespace_arrives(self, hub: Hub, tmp_path: Path) -> None:
         hub.add(hub_sets.hopper(tmp_path / "bare", id="plain-v3"), "plain-v3")
