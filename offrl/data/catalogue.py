@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from offrl.data.minari_store import data_folder, env_id_of, read_metadata
-from offrl.errors import ConfigError, NotFoundError, OffrlError, suggest
+from offrl.errors import ConfigError, NotFoundError, OffrlError, UnsafeDataError, suggest
 
 _ID = re.compile(
     r"(?P<namespace>(?:[A-Za-z0-9_][A-Za-z0-9_-]*/)*)[A-Za-z0-9_][A-Za-z0-9_-]*-v[0-9]+", re.ASCII
@@ -54,6 +54,21 @@ def dataset_path(id: str, root: Path | str | None = None) -> Path:
     return (datasets_root() if root is None else Path(root)).joinpath(*check_id(id).split("/"))
 
 
+def refuse_links(root: Path, target: Path) -> None:
+    """Raise UnsafeDataError where a link below the root leads to `target`.
+
+    What is replaced or removed through a link could lie anywhere.
+    """
+    path = root
+    for part in target.relative_to(root).parts:
+        path = path / part
+        if path.is_symlink():
+            raise UnsafeDataError(
+                f"{path} is a link, and nothing is replaced or removed through a link.",
+                "Remove the link, or name the folder it points to by MINARI_DATASETS_PATH.",
+            )
+
+
 def resolve(ref: str | Path) -> Path:
     """Return the dataset folder that a reference means.
 
@@ -71,11 +86,21 @@ def resolve(ref: str | Path) -> Path:
                 raise _absent(id, prefixed)
         elif not ref or not ref.isprintable() or len(ref) > 4096:
             check_id(ref)
-    path = Path(ref).expanduser()
+    try:
+        return _at_path(Path(ref).expanduser(), str(ref))
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not permitted, ~nobody
+        shown = str(ref) if len(str(ref)) <= 60 else f"{str(ref)[:60]}..."
+        raise NotFoundError(
+            f"There is no dataset '{shown}': {error.args[-1] if error.args else error}.",
+            "See what there is: offrl data list",
+        ) from error
+
+
+def _at_path(path: Path, ref: str) -> Path:
     if path.is_file() and path.name in ("main_data.hdf5", "metadata.json"):
         path = path.parent
     if data_folder(path) is None:
-        raise _absent_path(path, str(ref))
+        raise _absent_path(path, ref)
     # `<id>/data` means the dataset around it, so that the manifest beside the data is found.
     if path.name == "data" and (path / "metadata.json").is_file():
         return path.resolve().parent

@@ -234,6 +234,8 @@ def _check(name: str, episodes: Sequence[Episode], folder: Path | None, data: Da
         tally.add(found)
     for found in watch.finish():
         tally.add(found)
+    if len(episodes) == 1:
+        tally.add(Found("few-episodes", "", "there is one episode only"))
     return Report(name, len(episodes), steps, fingerprint, tally.problems())
 
 

@@ -32,7 +32,6 @@ class Watch:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._digests: dict[str, int] = {}
-        self._episodes = 0
         self._low: npt.NDArray[Any] | None = None  # of each flat observation and action column
         self._high: npt.NDArray[Any] | None = None
         self._rewards = (np.inf, -np.inf)
@@ -49,7 +48,6 @@ class Watch:
 
     def episode(self, number: int, episode: Episode, *, flatten: bool) -> Iterator[Found]:
         """Yield what breaks a rule in this episode; its structure is known to be sound."""
-        self._episodes += 1
         yield from self._ends(number, episode)
         yield from self._finite(number, episode)
         yield from self._bounds(number, episode)
@@ -172,8 +170,6 @@ class Watch:
 
     def finish(self) -> Iterator[Found]:
         """Yield what breaks a rule over all episodes."""
-        if self._episodes == 1:
-            yield Found("few-episodes", "", "there is one episode only")
         if self._logged and self._missing_log_prob:
             first = f"episode {self._missing_log_prob[0]}"
             message = "episodes have no infos/behavior_log_prob, while others do"
