@@ -413,6 +413,29 @@ class TestANameThatCouldLeaveTheRoot:
         assert _everything(tmp_path) == before
 
 
+class TestALink:
+    @pytest.mark.parametrize("linked", ["me", ID])
+    def test_is_not_followed_by_what_replaces(
+        self, linked: str, scene: Scene, tmp_path: Path
+    ) -> None:
+        data = offrl.load(ID)[:2]
+        outside = tmp_path / "outside"
+        shutil.move(datasets_root() / linked, outside)
+        (datasets_root() / linked).symlink_to(outside)
+        before = _everything(outside)
+        with pytest.raises(UnsafeDataError, match="is a link"):
+            data.save(ID, overwrite=True)
+        with pytest.raises(UnsafeDataError, match="is a link"):
+            download(ID, overwrite=True)
+        words = ("collect", "--env", "Pendulum-v1", "--policy", "random", "--episodes", 1)
+        status, _, err = scene.typed(*words, "--out", ID, "--overwrite")
+        assert status == 1
+        assert "is a link" in err
+        assert scene.typed("data", "download", ID, "--overwrite")[0] == 1
+        assert _everything(outside) == before
+        assert len(offrl.load(ID)) == 3
+
+
 def _everything(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 

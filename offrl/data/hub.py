@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from offrl.data.catalogue import dataset_path, datasets_root
+from offrl.data.catalogue import dataset_path, datasets_root, refuse_links
 from offrl.data.dataset import Dataset, load
 from offrl.data.durable import swap_folders, sync_folder
 from offrl.data.hub_child import Progress, Told, is_id, run
@@ -85,7 +85,7 @@ def download(
     folder = Path(root).expanduser() if root is not None else datasets_root()
     target = dataset_path(id, folder)
     remote = _remote()
-    _refuse_links(folder, target)
+    refuse_links(folder, target)
     if not overwrite and _holds(target):
         warnings.warn(f"'{id}' is already here: {target}", stacklevel=2)
         return load(target)
@@ -111,7 +111,7 @@ def download(
 def _staging(root: Path, id: str) -> Iterator[Path]:
     """The folder in which one id is downloaded, held by this process alone."""
     staging = root / STAGING / id.replace("/", "@")
-    _refuse_links(root, staging)
+    refuse_links(root, staging)
     staging.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(staging / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
@@ -168,18 +168,6 @@ def _refuse_special(folder: Path) -> None:
             raise UnsafeDataError(f"{path.name} is neither a file nor a folder.")
 
 
-def _refuse_links(root: Path, target: Path) -> None:
-    """Nothing below the root may be a link: what is written there could land anywhere."""
-    path = root
-    for part in target.relative_to(root).parts:
-        path = path / part
-        if path.is_symlink():
-            raise UnsafeDataError(
-                f"{path} is a link, and a download does not write through links.",
-                "Remove the link, or name the folder it points to by MINARI_DATASETS_PATH.",
-            )
-
-
 def _holds(target: Path) -> bool:
     """Whether a dataset that opens is at `target`; the remains of a broken download do not count.
 
@@ -205,7 +193,7 @@ def _publish(staging: Path, root: Path, id: str) -> None:
     for parent in reversed(Path(id).parents[:-1]):
         (root / parent).mkdir(exist_ok=True)
         _publish_namespace(staging / "root" / parent / NAMESPACE_FILE, root / parent)
-    _refuse_links(root, target)
+    refuse_links(root, target)
     if not target.exists():
         new.rename(target)
         sync_folder(target.parent)

@@ -163,7 +163,7 @@ def _follow(
             case "note":
                 reason = " ".join(event["text"].split())[:160]
             case "skipped":
-                name = f"'{event['dataset']}'" if event["dataset"] else "an entry"
+                name = repr(event["dataset"]) if event["dataset"] else "an entry"
                 warnings.warn(f"{name} is left out: {event['detail']}", stacklevel=4)
             case "total":
                 total = event["bytes"]
@@ -192,5 +192,5 @@ def _events(events: int, timeout: float) -> Iterator[dict[str, Any]]:
             for line in lines:
                 event = json.loads(line)
                 if event["event"] != "note":
-                    heard = time.monotonic()
+                    heard = time.monotonic() + event.get("seconds", 0.0)
                 yield event

@@ -32,7 +32,16 @@ from offrl.data.hub_failures import (
     say,
     take_standard_output,
 )
-from offrl.data.hub_files import PAUSE, PIECE, SMALL, fetch_large, is_whole, limit_file_size, url_of
+from offrl.data.hub_files import (
+    PAUSE,
+    PIECE,
+    SLOW_DISK,
+    SMALL,
+    fetch_large,
+    is_whole,
+    limit_file_size,
+    url_of,
+)
 
 
 def main() -> None:
@@ -135,27 +144,25 @@ def _ids(storage: Any, prefix: str | None) -> list[str]:
 
 
 def _row(dataset: str, raw: dict[str, Any]) -> dict[str, Any]:
-    def text(key: str) -> str:
-        value = raw.get(key)
-        value = value if isinstance(value, str) else ""
-        return "".join(c for c in value if c.isprintable())[:200]
+    def text(table: Any, key: str) -> str | None:
+        value = table.get(key) if isinstance(table, dict) else None
+        return "".join(filter(str.isprintable, value))[:200] if isinstance(value, str) else None
 
     def number(key: str) -> float | None:
         value = raw.get(key)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
-    env = None
+    env: Any = None
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         env = json.loads(raw.get("env_spec") or "null")
-    env_id = env.get("id") if isinstance(env, dict) else None
     return {
         "dataset": dataset,
         "episodes": number("total_episodes"),
         "steps": number("total_steps"),
         "megabytes": number("dataset_size"),
-        "env": env_id if isinstance(env_id, str) else None,
-        "algorithm": text("algorithm_name"),
-        "minari_version": text("minari_version"),
+        "env": text(env, "id"),
+        "algorithm": text(raw, "algorithm_name"),
+        "minari_version": text(raw, "minari_version"),
     }
 
 
@@ -171,7 +178,9 @@ def _download(dataset: str, staging: Path) -> dict[str, Any]:
     if _on_the_hub():
         limit_file_size(SMALL)
         files = _on_hub(storage, dataset, staging)
+    _digests_follow(root)
     _fetch_rest(storage, dataset, root, announced=bool(files))
+    _digests_follow(root)
     for file in files:
         if not is_whole(root / _local(dataset, file.path), file):
             path = root / _local(dataset, file.path)
@@ -182,7 +191,13 @@ def _download(dataset: str, staging: Path) -> dict[str, Any]:
                 detail = f"'{file.path}' has {found:,} bytes where {file.size:,} were announced"
             raise TransferError("damaged", detail)
     _fetch_namespaces(storage, dataset, root)
-    return {"verified": bool(files), "bytes": sum(file.size for file in files)}
+    return {"verified": bool(files)}
+
+
+def _digests_follow(root: Path) -> None:
+    """Say how long taking the digests of what is there may last."""
+    held = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    say("alive", seconds=held / SLOW_DISK)
 
 
 @contextlib.contextmanager
@@ -273,14 +288,17 @@ def _on_hub(storage: Any, dataset: str, staging: Path) -> list[Any]:
         if "\\" in file.path or not {"", ".", ".."}.isdisjoint(file.path.split("/")):
             raise TransferError("unsafe", f"the hub names a file {file.path!r}")
     root = staging / "root"
+    total = sum(file.size for file in files)
+    _digests_follow(root)
     missing = [file for file in files if not is_whole(root / _local(dataset, file.path), file)]
     for file in missing:
         # Left by an earlier call: the hub's client would keep it without looking into it.
         (root / _local(dataset, file.path)).unlink(missing_ok=True)
-    _look_for_room(staging, sum(file.size for file in missing))
+    to_come = sum(file.size for file in missing)
+    _look_for_room(staging, to_come)
     limit_file_size(max(file.size for file in files))
-    done = sum(file.size for file in files) - sum(file.size for file in missing)
-    say("total", bytes=done + sum(file.size for file in missing))
+    done = total - to_come
+    say("total", bytes=total)
     for file in missing:
         if file.lfs is not None:
             url = url_of(repository, info.sha, file.path)

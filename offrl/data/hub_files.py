@@ -12,6 +12,7 @@ from offrl.data.hub_failures import OUT_OF_ROOM, TransferError, explain, say
 
 PIECE = 16 * 1024  # bytes that count as progress
 SMALL = 64 * 1024 * 1024  # bytes; nothing whose size was not announced may grow larger
+SLOW_DISK = 50e6  # bytes per second; taking a digest may last as long as this
 PAUSE = 0.5  # seconds before another try
 ATTEMPTS = 3  # in a row, without progress
 
@@ -77,6 +78,7 @@ def fetch_large(url: str, file: Any, staging: Path, target: Path, before: int) -
             if failures >= ATTEMPTS or explain(error).kind in ("missing", "access"):
                 raise
             time.sleep(PAUSE)
+    say("alive", seconds=file.size / SLOW_DISK)
     if _digest(part, hashlib.sha256()) != file.lfs.sha256:
         part.unlink()
         raise TransferError("damaged", f"'{file.path}' does not have the SHA-256 the hub announced")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from offrl.data import consolidation, shards
-from offrl.data.catalogue import check_id, datasets_root
+from offrl.data.catalogue import check_id, datasets_root, refuse_links
 from offrl.data.durable import swap_folders, sync_folder, write_file
 from offrl.data.episodes import Episode, fingerprint_of
 from offrl.data.metadata import published, versions
@@ -55,6 +55,7 @@ class Workshop:
                     f"The dataset {dataset_id} exists already, in {self.target}.",
                     "Choose another id, or replace it with --overwrite (overwrite=True).",
                 )
+            refuse_links(self.root, self.target)
         try:
             self._begin(settings, resume)
         except OSError as error:

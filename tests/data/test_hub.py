@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -183,6 +183,13 @@ class TestNames:
         assert f"Did you mean '{HOPPER}'?" in caught.value.remedy
         assert not datasets_root().exists() or not any(datasets_root().iterdir())
 
+    def test_a_remote_that_needs_a_package_names_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MINARI_REMOTE", "gcp://bucket")
+        with pytest.raises(ConfigError, match="not installed") as caught:
+            download(HOPPER)
+        assert 'pip install "minari[gcs]"' in caught.value.remedy
+        assert nothing_is_here()
+
     @pytest.mark.parametrize("remote", ["ftp://x", "hf://", "farama-minari"])
     def test_a_remote_that_is_none_is_refused(
         self, remote: str, monkeypatch: pytest.MonkeyPatch
@@ -325,6 +332,38 @@ class TestFailing:
         (tmp_path / "file").write_text("not a folder")
         with pytest.raises(OffrlError, match="could not be written"):
             download(HOPPER, root=tmp_path / "file" / "root")
+
+
+class TestTheCommands:
+    @pytest.mark.filterwarnings("default")  # what is here already is said in a warning
+    def test_list_and_download_answer_in_json(
+        self, hub: Hub, typed: Callable[..., tuple[int, str, str]]
+    ) -> None:
+        status, out, _ = typed("data", "list", "remote", "--prefix", "mujoco", "--json")
+        assert status == 0
+        assert [row["dataset"] for row in json.loads(out)["datasets"]] == [HOPPER]
+        status, out, err = typed("data", "download", HOPPER, "--json")
+        assert status == 0
+        assert json.loads(out)["episodes"] == 4
+        status, out, err = typed("data", "download", HOPPER)
+        assert status == 0
+        assert "already here" in err
+        assert "next: offrl data check" in out
+
+    def test_failures_are_two_lines_and_a_status(
+        self, hub: Hub, typed: Callable[..., tuple[int, str, str]]
+    ) -> None:
+        status, out, err = typed("data", "download", "mujoco/hopper/medum-v0")
+        assert (status, out) == (2, "")
+        assert HOPPER in err.splitlines()[1]
+        hub.faults = {DATA: [Fault("damage")]}
+        status, out, err = typed("data", "download", HOPPER)
+        assert (status, out) == (1, "")
+        assert "damaged" in err
+        hub.faults = {"api": [Fault("500")]}
+        status, out, err = typed("data", "list", "remote")
+        assert (status, out) == (1, "")
+        assert len(err.splitlines()) == 2
 
 
 class TestRemains:
