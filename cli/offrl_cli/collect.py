@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
 
         words = f"--out {quoted(out)}" if out else quoted(recipe)
         again = f"offrl collect {words} --resume"
-        with going_on(again), Counter("collecting", "episodes") as counter:
+        with going_on(again), Counter("collecting", _unit(recipe, env_steps)) as counter:
             data = record(
                 recipe,
                 env=env,
@@ -94,3 +94,12 @@ def register(app: typer.Typer) -> None:
             )
         summary = data.summary()
         return Answer(summary, summary_blocks(summary), next=f"offrl data check {quoted(data.id)}")
+
+
+def _unit(recipe: str | None, env_steps: int | None) -> str:
+    """Return what the collection counts towards its end."""
+    if recipe is not None and env_steps is None:
+        from offrl.data.recipe import load_recipe
+
+        env_steps = load_recipe(recipe).env_steps
+    return "episodes" if env_steps is None else "environment steps"

@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
         trust_env: Annotated[bool, typer.Option("--trust-env", help=TRUST_ENV)] = False,
     ) -> Answer:
         """Evaluate a run in its environment."""
-        import offrl
+        from offrl import evaluate as library_evaluate
 
         if checkpoint != "last" and not checkpoint.isdecimal():
             raise ConfigError(
@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
                 "--checkpoint last, or a number under RUN/seed_0/checkpoints",
             )
         with going_on(f"offrl eval {quoted(run)}"), Counter("evaluating", "episodes") as counter:
-            found = offrl.evaluate(
+            found = library_evaluate(
                 run,
                 env,
                 episodes=episodes,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offrl.errors import ConfigError, OffrlError
+from offrl.errors import ConfigError, NotFoundError, OffrlError
 from offrl_cli.commands import Command
 from offrl_cli.values import one_of, real, truth, whole
 
@@ -81,6 +81,7 @@ class TrainCommand(Command):
         typed = value_of("--algo", args)
         if algorithm is not None and (algorithm == typed or not is_code(algorithm)):
             fields = fields_of(algorithm)
+            _refuse_taken(algorithm, fields, [opt for p in self.params for opt in p.opts])
             self._peers = peers_of(fields)
             self._names = {f"{PREFIX}{field.name}": field.name for field in fields}
             self.params = [*self.params, *options(algorithm, fields)]
@@ -134,6 +135,15 @@ def _table(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is no TOML file: {error}.", "mend that line") from error
 
 
+def _refuse_taken(algorithm: str, fields: "Sequence[Field]", taken: Sequence[str]) -> None:
+    for field in fields:
+        if flag(field) in taken:
+            raise ConfigError(
+                f"The setting '{field.name}' of {algorithm} would hide train's own {flag(field)}.",
+                "another name for the setting",
+            )
+
+
 def _no_algorithm(args: Sequence[str]) -> OffrlError:
     from offrl.algos import ALGORITHMS
 
@@ -142,6 +152,9 @@ def _no_algorithm(args: Sequence[str]) -> OffrlError:
             f"There is no run to resume in {value_of('--out', args)}.",
             "the folder of a run; or name --algo and --dataset to start one there",
         )
+    config = value_of("--config", args)
+    if config is not None and not Path(config).is_file():
+        return NotFoundError(f"There is no file {config}.", "check the path")
     names = ", ".join(ALGORITHMS)
     return ConfigError(
         "The algorithm is missing.", f"--algo NAME, one of {names}; offrl algos tells more"

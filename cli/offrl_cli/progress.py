@@ -59,7 +59,8 @@ class Counter:
             self._bar.stop()
         if kind is None and self.done:
             seconds = time.monotonic() - self.started
-            note(f"{self.label}: {self.done} {self.unit} in {seconds:.1f} s")
+            unit = self.unit.removesuffix("s") if self.done == 1 else self.unit
+            note(f"{self.label}: {self.done} {unit} in {seconds:.1f} s")
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Show that `done` of `total` are done."""

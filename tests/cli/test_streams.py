@@ -82,11 +82,12 @@ class TestPipes:
 
 
 class TestTerminals:
+    @pytest.mark.usefixtures("shop")
     def test_tables_are_coloured_unless_that_is_unwanted(self):
-        status, seen = on_a_terminal("algos")
+        status, seen = on_a_terminal("data", "list")
         assert status == 0
         assert "\x1b[1m" in seen
         for refusal in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
-            status, seen = on_a_terminal("algos", **refusal)
+            status, seen = on_a_terminal("data", "list", **refusal)
             assert status == 0
             assert "\x1b" not in seen
