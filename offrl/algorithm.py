@@ -5,6 +5,7 @@ seeds, compilation, checkpoints, flags) is derived from what the class declares.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
@@ -47,6 +48,21 @@ class AlgorithmConfig:
         bool, "Scale observations by the training data's mean and std.", Peers("normalize")
     ] = True
 
+    def __post_init__(self) -> None:
+        for name, (holds, range_) in self.rules().items():
+            if not holds:
+                raise ConfigError(f"'{name}' must be {range_}, not {getattr(self, name)}.")
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        """Name -> whether the value may be, and what may be; subclasses add theirs to these."""
+        return {
+            "discount": (0 <= self.discount <= 1, "from 0 to 1"),
+            "lr": (0 < self.lr < float("inf"), "above 0 and finite"),
+            "batch_size": (self.batch_size > 0, "at least 1"),
+            "hidden_size": (self.hidden_size > 0, "at least 1"),
+            "hidden_layers": (self.hidden_layers >= 0, "0 or more"),
+        }
+
 
 @dataclass(frozen=True)
 class Field:
@@ -84,7 +100,7 @@ def _field(name: str, hint: Any, default: Any) -> Field:
 C = TypeVar("C", bound=AlgorithmConfig)
 
 
-def configure(config: type[C], settings: dict[str, Any]) -> C:
+def configure(config: type[C], settings: dict[str, Any], also: Iterable[str] = ()) -> C:
     """A configuration from names and values, as flags or TOML give them.
 
     Raises ConfigError naming the setting: unknown (with ours for a peer's name) or mistyped.
@@ -93,21 +109,26 @@ def configure(config: type[C], settings: dict[str, Any]) -> C:
     values: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in known:
-            raise ConfigError(f"There is no setting '{name}'.", unknown_setting(name, config))
+            raise ConfigError(f"There is no setting '{name}'.", unknown_setting(name, config, also))
         values[name] = _convert(known[name], value)
     return config(**values)
 
 
-def unknown_setting(name: str, config: type[AlgorithmConfig]) -> str:
-    """What to type instead of `name`: our name of a peer's setting, or the nearest of ours."""
+def unknown_setting(name: str, config: type[AlgorithmConfig], also: Iterable[str] = ()) -> str:
+    """What to type instead of `name`: our name of a peer's setting, or the nearest of ours.
+
+    `also` names settings that are set beside the algorithm's own.
+    """
     found = fields_of(config)
     plain = name.replace("-", "_").lower()
     for field in found:
         if plain in field.peers:
             note = f" ({field.conversion})" if field.conversion else ""
             return f"Here it is called '{field.name}'{note}."
-    every = {f.name for f in found} | {p for f in found for p in f.peers}
-    near = suggest(plain, every)
+    near = suggest(plain, [*(f.name for f in found), *also, *(p for f in found for p in f.peers)])
+    for field in found:  # a misspelt peer's name is answered with ours
+        if any(near == f" Did you mean '{peer}'?" for peer in field.peers):
+            near = f" Did you mean '{field.name}'?"
     return near.strip() or f"There are: {', '.join(sorted(f.name for f in found))}."
 
 
@@ -202,22 +223,23 @@ def statistics(table: Table, config: AlgorithmConfig) -> dict[str, Tensor]:
     """Means, spreads and bounds of the training data, each under the name of its buffer.
 
     A constant observation feature is centred and not scaled. An action dimension without bounds
-    takes the smallest and largest action of the data.
+    takes the smallest and largest action of the data. Sums are taken in float64 on the CPU, which
+    every machine has.
     """
     found: dict[str, Tensor] = {}
     if config.normalize_obs:
-        obs = table.observations.double()
-        mean, std = obs.mean(0), obs.std(0, correction=0)
-        varies = std > 1e-6 * mean.abs().clamp(min=1)
-        found |= {"obs_mean": mean, "obs_std": torch.where(varies, std, torch.ones_like(std))}
+        mean, std = _spread(table)
+        constant = _constant(mean, std)
+        found |= {"obs_mean": mean, "obs_std": torch.where(constant, torch.ones_like(std), std)}
     if not table.spec.discrete:
         low, high = (torch.as_tensor(b) for b in (table.spec.action_low, table.spec.action_high))
         low, high = low.to(table.action), high.to(table.action)
         low = torch.where(low.isfinite(), low, table.action.amin(0))
         high = torch.where(high.isfinite(), high, table.action.amax(0))
-        found |= {"action_low": low, "action_high": torch.maximum(high, low + 1e-6)}
-    carry = config.discount * (~table.last).double()
-    returns = discounted_sums(table.reward.double(), carry)
+        least = 1e-6 * low.abs().clamp(min=1)  # of a range, so that no spread is 0
+        found |= {"action_low": low, "action_high": torch.maximum(high, low + least)}
+    carry = config.discount * (~table.last.cpu()).double()
+    returns = discounted_sums(table.reward.cpu().double(), carry)
     spread = returns.std(correction=0)
     found["return_mean"] = returns.mean()
     found["return_std"] = torch.where(spread > 1e-8, spread, torch.ones_like(spread))
@@ -226,5 +248,14 @@ def statistics(table: Table, config: AlgorithmConfig) -> dict[str, Tensor]:
 
 def constant_features(table: Table) -> list[int]:
     """Numbers of the observation features that never change in the training data."""
-    obs = table.observations
-    return torch.nonzero((obs == obs[0]).all(0)).flatten().tolist()
+    return torch.nonzero(_constant(*_spread(table))).flatten().tolist()
+
+
+def _spread(table: Table) -> tuple[Tensor, Tensor]:
+    obs = table.observations.cpu().double()
+    return obs.mean(0), obs.std(0, correction=0)
+
+
+def _constant(mean: Tensor, std: Tensor) -> Tensor:
+    # Relative, so that a feature in small units counts; what is less, float32 cannot tell apart.
+    return std <= 1e-6 * mean.abs() + 1e-30

@@ -8,6 +8,7 @@ so a next observation can never belong to another episode.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -51,10 +52,10 @@ class Table:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "Table":
-        """Copy `transitions` to `device`; float columns become `dtype`."""
+        """`transitions` on `device`, float columns as `dtype`; memory is shared where it can be."""
 
         def floats(array: np.ndarray) -> Tensor:
-            return torch.as_tensor(array).to(device, dtype)
+            return torch.as_tensor(array).to(dtype).to(device)  # not every device has float64
 
         discrete = transitions.spec.discrete
         action = torch.as_tensor(transitions.action)
@@ -62,7 +63,7 @@ class Table:
             spec=transitions.spec,
             observations=floats(transitions.observations),
             obs_row=torch.as_tensor(transitions.obs_row).to(device),
-            action=action.to(device) if discrete else action.to(device, dtype),
+            action=action.to(device) if discrete else action.to(dtype).to(device),
             reward=floats(transitions.reward),
             terminated=floats(transitions.terminated),
             behavior_log_prob=floats(transitions.behavior_log_prob),
@@ -81,9 +82,9 @@ class Table:
 
     @property
     def returns(self) -> Tensor:
-        """[E] undiscounted sum of rewards of each episode."""
-        sums = torch.cat([self.reward.new_zeros(1).double(), self.reward.double().cumsum(0)])
-        return sums[self.starts[1:]] - sums[self.starts[:-1]]
+        """[E] float64 on the CPU, the undiscounted sum of rewards of each episode."""
+        reward, starts = self.reward.cpu().double(), self.starts.cpu()
+        return torch.stack([reward[a:b].sum() for a, b in pairwise(starts.tolist())])
 
     def gather(self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]) -> Batch:
         """The transitions numbered by `index` [B]."""

@@ -3,7 +3,7 @@
     RUN/run.toml  RUN/result.json
     RUN/seed_0/metrics.csv
     RUN/seed_0/checkpoints/step_00001000/state.safetensors     state/params/policy/...
-                                        /checkpoint.toml       format, step, sha256, policy, spec
+                                        /checkpoint.toml       sha256, format, step, policy, spec
 
 No pickle anywhere. A damaged checkpoint is skipped for the one before it, and said so.
 """
@@ -15,6 +15,7 @@ import tomllib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,16 @@ import tomli_w
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from offrl.data.durable import sync_folder, write_file
+from offrl.data.durable import swap_folders, sync_folder, write_file
 from offrl.data.spec import Spec
-from offrl.errors import ConfigError, CorruptDataError, NotFoundError, OffrlError, suggest
+from offrl.errors import (
+    ConfigError,
+    CorruptDataError,
+    IncompatibleVersionError,
+    NotFoundError,
+    OffrlError,
+    suggest,
+)
 from offrl.learner import State
 from offrl.nn import Head, policy_head
 from offrl.policy import Policy
@@ -77,21 +85,22 @@ def save(seed_folder: Path, step: int, trees: dict[str, State], page: dict[str, 
 
     Raises OffrlError where the disk refuses; it never says "saved" for what is not.
     """
-    folder = seed_folder / "checkpoints" / f"step_{step:08d}"
+    folder = _folder(seed_folder, step)
     staging = folder.with_name(f".{folder.name}.tmp")
     tensors = {k: t.detach().cpu().clone().contiguous() for k, t in flatten(trees).items()}
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         data = safetensors.torch.save(tensors)
-        digest = hashlib.sha256(data).hexdigest()
-        text = tomli_w.dumps({"format": FORMAT, "step": step, "sha256": digest, **page})
+        text = tomli_w.dumps({"format": FORMAT, "step": step, **page}).encode()
         write_file(staging / _STATE, data)
-        write_file(staging / _PAGE, text.encode())
+        write_file(staging / _PAGE, _digest_line(data, text) + text)
         if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
-        sync_folder(folder.parent)
+            swap_folders(staging, folder)
+            shutil.rmtree(staging)
+        else:
+            staging.rename(folder)
+            sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise OffrlError(
@@ -106,20 +115,38 @@ def read(folder: Path) -> Checkpoint:
     path, page_path = folder / _STATE, folder / _PAGE
     remedy = "Use another --checkpoint, or train again."
     try:
-        page = tomllib.loads(page_path.read_text("utf-8"))
-        data = path.read_bytes()
-        if not data:
-            raise CorruptDataError(f"{path} is empty.", remedy)
-        if hashlib.sha256(data).hexdigest() != page["sha256"]:
-            raise CorruptDataError(f"{path} is damaged: its SHA-256 has changed.", remedy)
+        data, (line, newline, text) = path.read_bytes(), page_path.read_bytes().partition(b"\n")
+        for file, content in ((path, data), (page_path, line)):
+            if not content:
+                raise CorruptDataError(f"{file} is empty.", remedy)
+        page = tomllib.loads(text.decode())
+        if page.get("format") != FORMAT:
+            raise IncompatibleVersionError(
+                f"{page_path} has format {page.get('format')}; this offrl reads format {FORMAT}.",
+                "Install the offrl that wrote it.",
+            )
+        if line + newline != _digest_line(data, text):
+            raise CorruptDataError(f"{folder} is damaged: its SHA-256 has changed.", remedy)
         return Checkpoint(int(page["step"]), safetensors.torch.load(data), page)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CorruptDataError(f"{folder} cannot be read: {error}.", remedy) from error
 
 
-def folders(seed_folder: Path) -> list[Path]:
-    """The checkpoints of a seed, oldest first."""
-    return sorted((seed_folder / "checkpoints").glob("step_*"))
+def _digest_line(data: bytes, text: bytes) -> bytes:
+    """The first line of the page: a digest of the tensors and of the rest of the page."""
+    return f'sha256 = "{hashlib.sha256(data + text).hexdigest()}"\n'.encode()
+
+
+def _folder(seed_folder: Path, step: int) -> Path:
+    return seed_folder / "checkpoints" / f"step_{step:08d}"
+
+
+def folders(seed_folder: Path) -> dict[int, Path]:
+    """The checkpoints of a seed by step, oldest first."""
+    found = (seed_folder / "checkpoints").glob("step_*")
+    numbers = {path: path.name.removeprefix("step_") for path in found}
+    steps = {int(number): path for path, number in numbers.items() if number.isdigit()}
+    return dict(sorted(steps.items()))
 
 
 def newest(seed_folder: Path) -> Checkpoint | None:
@@ -128,7 +155,7 @@ def newest(seed_folder: Path) -> Checkpoint | None:
     Raises CorruptDataError listing every fault where there are checkpoints and all are bad.
     """
     faults: list[str] = []
-    for folder in reversed(folders(seed_folder)):
+    for folder in reversed(folders(seed_folder).values()):
         try:
             found = read(folder)
         except CorruptDataError as error:
@@ -185,13 +212,13 @@ class TrainedRun:
         if str(which) == "last":
             found = newest(seed_folder)
         else:
-            steps = [int(f.name.removeprefix("step_")) for f in folders(seed_folder)]
+            steps = folders(seed_folder)
             if not str(which).isdigit() or int(which) not in steps:
                 raise NotFoundError(
                     f"{seed_folder} has no checkpoint '{which}'.",
                     f"Use last, or one of {', '.join(map(str, steps)) or 'none yet'}.",
                 )
-            found = read(seed_folder / "checkpoints" / f"step_{int(which):08d}")
+            found = read(steps[int(which)])
         if found is None:
             raise NotFoundError(
                 f"{seed_folder} has no checkpoint yet.", "Train it first, or go on with --resume."
@@ -214,7 +241,14 @@ def _policy(found: Checkpoint, network: nn.Module | None, device: str) -> Policy
         for key, tensor in found.tensors.items()
         if key.startswith(prefix)
     }
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise ConfigError(
+            f"The policy network does not fit the checkpoint: {fault}",
+            "Give the network that the run's algorithm made, with the same sizes.",
+        ) from error
     return Policy(Spec.from_json(found.page["spec"]), module, device)
 
 
@@ -226,9 +260,10 @@ def load_run(ref: str | Path) -> TrainedRun:
     folder = Path(str(ref).removeprefix("run:"))
     only: tuple[int, ...] | None = None
     if folder.name.startswith("seed_") and (folder.parent / "run.toml").exists():
-        if not folder.is_dir():
+        number = folder.name.removeprefix("seed_")
+        if not (folder.is_dir() and number.isdigit()):
             raise NotFoundError(f"There is no {folder}.", f"Look into {folder.parent}.")
-        only, folder = (int(folder.name.removeprefix("seed_")),), folder.parent
+        only, folder = (int(number),), folder.parent
     if not (folder / "run.toml").is_file():
         nearby = [str(p.parent) for p in _runs_near(folder)]
         raise NotFoundError(
@@ -240,9 +275,13 @@ def load_run(ref: str | Path) -> TrainedRun:
 
 
 def _runs_near(folder: Path) -> Iterator[Path]:
-    for parent in (folder, folder.parent, Path("runs")):
-        if parent.is_dir() and parent != Path(parent.anchor):
-            yield from list(parent.glob("**/run.toml"))[:50]
+    # Not deep into what may be a home folder: only `runs` itself is searched whole.
+    for parent, pattern in (
+        (folder, "*/run.toml"),
+        (folder.parent, "*/run.toml"),
+        (Path("runs"), "**/run.toml"),
+    ):
+        yield from islice(parent.glob(pattern), 50)
 
 
 def load_policy(ref: str | Path, checkpoint: str | int = "last", device: str = "cpu") -> Policy:

@@ -20,9 +20,12 @@ class MetricsFile:
         self._rows: list[dict[str, str]] = []
         self._columns = ["step"]
         if path.exists():
+            last = -1  # steps rise, so a row cut short by a full disk is not taken for another
             with path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
-                    if (row["step"] or "").isdigit() and int(row["step"]) <= up_to:
+                    step = row.get("step") or ""
+                    if step.isdigit() and last < int(step) <= up_to:
+                        last = int(step)
                         self._rows.append({k: v for k, v in row.items() if k and v})
                         self._columns += [k for k in self._rows[-1] if k not in self._columns]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -52,9 +53,19 @@ def awr_weight(advantage: Tensor, temperature: Tensor | float, weight_cap: float
     return (advantage / temperature).clamp(max=math.log(weight_cap)).exp()
 
 
+def capped_share(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:
+    """Share of rows whose weight is the cap, decided by the exponent: exp(log(cap)) rounds."""
+    return (advantage / temperature >= math.log(weight_cap)).to(advantage.dtype).mean()
+
+
 def effective_share(weight: Tensor) -> Tensor:
-    """Effective sample size / n: (sum w)^2 / (n sum w^2), 1 for equal weights (Kish 1965)."""
-    return weight.sum().square() / (len(weight) * weight.square().sum())
+    """Effective sample size / n: (sum w)^2 / (n sum w^2), 1 for equal weights (Kish 1965).
+
+    Weights are taken relative to the largest, so small ones do not vanish when squared; where all
+    of them are 0 the share is 0.
+    """
+    relative = weight / weight.max().clamp(min=torch.finfo(weight.dtype).tiny)
+    return relative.sum().square() / (len(weight) * relative.square().sum().clamp(min=1e-30))
 
 
 def explained_variance(target: Tensor, prediction: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from offrl.algorithm import Algorithm, AlgorithmConfig, configure
 from offrl.algos import ALGORITHMS, get, source_of
+from offrl.data.catalogue import resolve as find
 from offrl.data.dataset import Dataset, load
 from offrl.environments import env_for, make_env
 from offrl.errors import ConfigError, OffrlError
@@ -26,6 +27,7 @@ from offrl.run import (
     settings_of,
 )
 
+DEFAULT_HOLDOUT = 0.2  # share of episodes, where no environment can judge the policy
 COMPILE_FROM = 100_000  # steps of all seeds together that pay for half a minute of compiling
 
 
@@ -40,11 +42,12 @@ class Plan:
     dir: Path
     notes: tuple[str, ...]
     resumed: bool
+    reopens: bool  # another process can open the same data from what run.toml says
 
 
 def resolve(
     algo: str | None = None,
-    data: str | Dataset | None = None,
+    data: str | Path | Dataset | None = None,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -63,8 +66,10 @@ def resolve(
     given = {k: v for k, v in given.items() if v is not None}
     if algo is not None:
         given["algo"] = algo
-    if data is not None:
-        given["dataset"] = data if isinstance(data, str) else data.id
+    if isinstance(data, Dataset):
+        given |= {"dataset": _reference(data), "clip_actions": data.clips_actions}
+    elif data is not None:
+        given["dataset"] = str(data)
     path = Path(config_file) if config_file else folder / "run.toml" if folder and old else None
     file = read_toml(path) if path else {}
     settings = settings_of({**{k: v for k, v in file.items() if k in SETTINGS}, **given})
@@ -75,20 +80,27 @@ def resolve(
         )
     algorithm = get(settings.algo)
     if path:
-        refuse_unread(path, file, algorithm.name)
+        refuse_unread(path, file, algorithm.name, ALGORITHMS)
+    if algorithm.name in SETTINGS | {"format", "resolved"}:
+        raise ConfigError(
+            f"An algorithm cannot be called '{algorithm.name}': run.toml has that word already.",
+            "Give it another name.",
+        )
+    reopens = not isinstance(data, Dataset) or data.is_whole
     if not isinstance(data, Dataset):
         data = load(
             settings.dataset,
             allow_nonfinite="drop-episode" if settings.allow_nonfinite else None,
             clip_actions=settings.clip_actions,
         )
+        settings = replace(settings, dataset=_reference(data))
     check_fits(algorithm, data)
     table = {
         **_recipe_table(data, algorithm.name),
         **file.get(algorithm.name, {}),
         **(hyperparameters or {}),
     }
-    config = configure(algorithm.Config, table)
+    config = configure(algorithm.Config, table, also=SETTINGS)
     least = algorithm(config, data.spec).least_steps()
     if settings.steps < least:
         raise ConfigError(
@@ -122,7 +134,7 @@ def resolve(
         ]
         run = old
     where = folder or _default_folder(algorithm.name, data.id)
-    return Plan(run, data, algorithm, config, where, tuple(notes), old is not None)
+    return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
 
 
 def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:
@@ -146,9 +158,9 @@ def _target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | No
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file.", "Give a folder as --out.")
     there = (folder / "run.toml").is_file()
-    if resume:
-        return folder, read_run(folder / "run.toml") if there else None
-    if folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+    if resume and there:
+        return folder, read_run(folder / "run.toml")
+    if folder.exists() and not all(_begun(path.name) for path in folder.iterdir()):
         raise ConfigError(
             f"The folder {folder} is occupied.",
             "Give --resume to go on with the run in it, or another --out."
@@ -158,13 +170,30 @@ def _target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | No
     return folder, None
 
 
+def _begun(name: str) -> bool:
+    """Whether a file is what a run leaves that is killed before run.toml is there."""
+    return name in (".lock", "algorithm.py") or name.startswith(".run.toml.tmp")
+
+
+def _reference(dataset: Dataset) -> str:
+    """What opens a dataset again from any folder: its id where that finds it, else its path."""
+    if dataset.path is None:
+        return dataset.id
+    try:
+        by_id = find(dataset.id).samefile(dataset.path)
+    except OffrlError:
+        by_id = False
+    return dataset.id if by_id else str(dataset.path.absolute())
+
+
 def _resolved(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
-    env_missing = _no_environment(settings, dataset)
-    if env_missing is not None and (settings.eval_env or settings.eval_every):
+    holdout, tried = settings.holdout, settings.eval_env or settings.eval_every
+    env_missing = _no_environment(settings, dataset) if tried or holdout is None else None
+    if env_missing is not None and tried:
         raise env_missing
-    holdout = settings.holdout
     if holdout is None:
-        holdout = 0.2 if env_missing is not None and dataset.n_episodes > 1 else 0.0
+        enough = round(DEFAULT_HOLDOUT * dataset.n_episodes) > 0
+        holdout = DEFAULT_HOLDOUT if env_missing is not None and enough else 0.0
     compiled, notes = _compiles(settings.compile, settings.steps * len(settings.seeds))
     return replace(
         settings,
@@ -193,7 +222,7 @@ def _compiles(wish: str, steps: int) -> tuple[bool, list[str]]:
     if wish == "off" or (wish == "auto" and steps < COMPILE_FROM):
         return False, []
     compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if compiler is None and torch.get_default_device().type == "cpu":
+    if compiler is None:
         if wish == "on":
             raise ConfigError(
                 "Compiling needs a C++ compiler and there is none.",

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -47,19 +46,21 @@ class Policy:
         """Log-probability of `action` given `obs`, as `sample` scores it: a float, or [B]."""
         flat, single = self._flatten(obs)
         actions = np.asarray(action)[None] if single else np.asarray(action)
+        if actions.shape[:1] != flat.shape[:1]:
+            raise ConfigError(
+                f"{len(flat)} observations and actions of the shape {actions.shape} do not pair.",
+                "Give one action for each observation.",
+            )
         tensor = torch.as_tensor(self.spec.flatten_actions(actions), device=self.device)
         log_prob = self._stochastic(flat).log_prob(tensor).double().cpu().numpy()
         return float(log_prob[0]) if single else log_prob
 
     def act(self, flat_obs: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """Flat actions for flat observations [B, obs_dim]: the mode, or a sample given `rng`."""
-        distribution = self._distribution(flat_obs)
         if rng is None:
-            action = distribution.mode()
-        else:
-            distribution = self._stochastic(flat_obs)
-            action = distribution.sample(self._noise(distribution, rng))
-        return action.cpu().numpy()
+            return self._distribution(flat_obs).mode().cpu().numpy()
+        distribution = self._stochastic(flat_obs)
+        return distribution.sample(self._noise(distribution, rng)).cpu().numpy()
 
     def _distribution(self, flat_obs: np.ndarray) -> Any:
         with torch.no_grad():
@@ -82,30 +83,10 @@ class Policy:
         return torch.as_tensor(draws, dtype=torch.float32, device=self.device)
 
     def _flatten(self, obs: Any) -> tuple[np.ndarray, bool]:
-        single = _is_single(self.spec.observation_space, obs)
+        single = self.spec.obs_count(obs) is None
         flat = self.spec.flatten_obs_one(obs)[None] if single else self.spec.flatten_obs(obs)
         return flat, single
 
     def _unflatten(self, action: Tensor, single: bool) -> Any:
         rows = action.cpu().numpy()
-        if single:
-            return self.spec.env_action(rows[0])
-        return np.stack([np.asarray(self.spec.env_action(row)) for row in rows])
-
-
-def _is_single(space: gym.Space[Any], obs: Any) -> bool:
-    """Whether `obs` is one observation of `space` rather than a batch; ConfigError if neither."""
-    while isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
-        shown = [(k, s) for k, s in parts if not isinstance(s, gym.spaces.Text)]
-        key, space = shown[0]
-        obs = obs[key]
-    shape, expected = np.shape(obs), space.shape or ()
-    if shape == expected:
-        return True
-    if len(shape) == len(expected) + 1 and shape[1:] == expected:
-        return False
-    raise ConfigError(
-        f"An observation of shape {shape} fits neither {expected} nor a batch of it.",
-        "Give raw observations as the environment returns them, with or without a batch axis.",
-    )
+        return self.spec.env_action(rows[0]) if single else self.spec.env_actions(rows)

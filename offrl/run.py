@@ -2,6 +2,7 @@
 
 import platform
 import tomllib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +10,13 @@ from typing import Any
 
 import tomli_w
 
-from offrl.errors import ConfigError, CorruptDataError, IncompatibleVersionError, suggest
+from offrl.errors import (
+    ConfigError,
+    CorruptDataError,
+    IncompatibleVersionError,
+    NotFoundError,
+    suggest,
+)
 
 FORMAT = 1
 
@@ -36,17 +43,25 @@ class Settings:
     clip_actions: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("algo", "dataset", "eval_env", "device"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"'{name}' is text, not {value!r}.")
         for name in ("steps", "eval_every", "eval_episodes", "log_every", "save_every", "threads"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not _whole(value) or value < 1):
                 raise ConfigError(f"'{name}' must be a whole number from 1, not {value!r}.")
-        if not self.seeds or any(not isinstance(s, int) or s < 0 for s in self.seeds):
+        if not isinstance(self.clip_actions, bool):
+            raise ConfigError(f"'clip_actions' is true or false, not {self.clip_actions!r}.")
+        if not self.seeds or any(not _whole(s) or s < 0 for s in self.seeds):
             raise ConfigError("'seeds' must be whole numbers from 0.", "Use --seeds 0-4.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("'seeds' names one seed twice.", "Name each seed once.")
-        if self.holdout is not None and not 0 <= self.holdout < 1:
+        share = self.holdout
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        if share is not None and not (number and 0 <= share < 1):
             raise ConfigError(
-                f"'holdout' is a share of episodes from 0 to below 1, not {self.holdout}.",
+                f"'holdout' is a share of episodes from 0 to below 1, not {share!r}.",
                 "Use --holdout 0.2.",
             )
         for name, choices in _CHOICES.items():
@@ -55,6 +70,10 @@ class Settings:
                     f"'{name}' cannot be {getattr(self, name)!r}.",
                     f"Use one of {', '.join(str(c) for c in choices if c)}.",
                 )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -106,6 +125,8 @@ class Run:
         mine, theirs = tomllib.loads(self.to_toml()), tomllib.loads(other.to_toml())
         for side in (mine, theirs):
             side["resolved"].pop("versions")
+            if "source_sha256" in side["resolved"]:  # a user's file may be named by another path
+                side["algo"] = side["algo"].rpartition(":")[2]
         flat_mine, flat_theirs = _flat(mine), _flat(theirs)
         return [
             f"{key} is {flat_theirs.get(key)!r}, was {flat_mine.get(key)!r}"
@@ -155,20 +176,21 @@ SETTINGS = {f.name for f in fields(Settings)}
 
 def settings_of(values: dict[str, Any]) -> Settings:
     """Settings from names and values; ConfigError where algorithm or dataset are missing."""
-    seeds = values.get("seeds")
-    try:
-        return Settings(**{**values, **({"seeds": tuple(seeds)} if seeds is not None else {})})
-    except TypeError as error:
+    if missing := [name for name in ("algo", "dataset") if values.get(name) is None]:
         raise ConfigError(
-            "A run needs an algorithm and a dataset.",
+            f"A run needs an algorithm and a dataset; there is no {' and no '.join(missing)}.",
             "Give --algo and --dataset, or a --config file that names them.",
-        ) from error
+        )
+    seeds = values.get("seeds", (0,))
+    if isinstance(seeds, int):
+        seeds = (seeds,)
+    return Settings(**{**values, "seeds": tuple(seeds)})
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file of ours; NotFoundError, CorruptDataError or IncompatibleVersionError name it."""
     if not path.is_file():
-        raise ConfigError(f"There is no file {path}.", "Look at the path.")
+        raise NotFoundError(f"There is no file {path}.", "Look at the path.")
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -181,16 +203,20 @@ def read_toml(path: Path) -> dict[str, Any]:
     return table
 
 
-def refuse_unread(path: Path, file: dict[str, Any], algorithm: str) -> None:
-    """Raise ConfigError for a key of a config file that nothing reads, with the nearest one."""
+def refuse_unread(
+    path: Path, file: dict[str, Any], algorithm: str, algorithms: Iterable[str]
+) -> None:
+    """Raise ConfigError for a key of a config file that nothing reads, with the nearest one.
+
+    A table may be that of another algorithm, so that one file serves several.
+    """
+    tables = {algorithm, *algorithms, "resolved"}
     for key, value in file.items():
-        if (
-            key not in SETTINGS
-            and key not in ("format", "resolved")
-            and not isinstance(value, dict)
-        ):
+        table = isinstance(value, dict)
+        if key not in (tables if table else SETTINGS | {"format"}):
+            near = suggest(key, tables - {"resolved"} if table else SETTINGS)
             raise ConfigError(
-                f"{path} sets '{key}', which nothing reads.{suggest(key, SETTINGS)}",
+                f"{path} sets '{key}', which nothing reads.{near}",
                 f"Settings of the algorithm go into a [{algorithm}] table.",
             )
 

@@ -8,8 +8,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from offrl.checkpoint import TrainedRun
 from offrl.data.dataset import Dataset
 from offrl.data.durable import write_file
 from offrl.environments import env_for
-from offrl.errors import LockedError, NumericsError, OffrlError
+from offrl.errors import ConfigError, EnvError, LockedError, NumericsError, OffrlError, WorkError
 from offrl.evaluation.evaluate import evaluate
 from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
@@ -42,7 +42,7 @@ from offrl.workers import how_many, spread, work
 
 def fit(
     algo: str,
-    data: str | Dataset,
+    data: str | Path | Dataset,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -92,11 +92,12 @@ def fit(
         clip_actions=clip_actions,
     )
     diverged: list[str] = []
-    for event in train(plan):
-        if on_event:
-            on_event(event)
-        if isinstance(event, Diverged):
-            diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+    with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
+        for event in events:
+            if on_event:
+                on_event(event)
+            if isinstance(event, Diverged):
+                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
     if diverged:
         raise NumericsError(
             " ".join(diverged), f"The last good state of each is kept in {plan.dir}."
@@ -104,7 +105,7 @@ def fit(
     return TrainedRun(plan.dir, plan.run, plan.run.settings.seeds)
 
 
-def train(plan: Plan) -> Iterator[Event]:
+def train(plan: Plan) -> Generator[Event]:
     """Train every seed of a resolved run, yielding events as they happen.
 
     Writes the run folder. Raises LockedError where another process trains in it; a seed whose
@@ -116,25 +117,27 @@ def train(plan: Plan) -> Iterator[Event]:
         diverged: list[Diverged] = []
         n = how_many(plan)
         run = spread(plan, n) if n > 1 else train_seeds(plan, plan.run.settings.seeds)
-        for event in run:
-            if isinstance(event, Finished):
-                finished.append(event)
-            if isinstance(event, Diverged):
-                diverged.append(event)
-            yield event
-        _write_result(plan, finished, diverged)
+        with closing(run):
+            for event in run:
+                if isinstance(event, Finished):
+                    finished.append(event)
+                if isinstance(event, Diverged):
+                    diverged.append(event)
+                yield event
+        _write_result(plan, n, finished, diverged)
 
 
-def train_seeds(plan: Plan, seeds: Iterable[int]) -> Iterator[Event]:
+def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
     """Train some seeds of a run, one after the other, in this process."""
     run, settings = plan.run, plan.run.settings
     transitions = plan.dataset.transitions
     held_out = np.array(run.held_out, dtype=np.int64)
-    kept = np.setdiff1d(np.arange(transitions.n_episodes), held_out)
-    table = Table.of(transitions.take_episodes(kept), settings.device)
     held = None
     if len(held_out):
         held = Table.of(transitions.take_episodes(held_out), settings.device)
+        kept = np.setdiff1d(np.arange(transitions.n_episodes), held_out)
+        transitions = transitions.take_episodes(kept)
+    table = Table.of(transitions, settings.device)
     algorithm = plan.algorithm(plan.config, plan.dataset.spec)
     rows, notes, update = algorithm.rows(table), _notes(plan, table), None
     for seed in seeds:
@@ -173,8 +176,10 @@ class _Job:
     sampler: Sampler
     held: Table | None
     seconds: float = 0.0  # of earlier sittings
+    began: float = 0.0
+    saved: int = -1  # the newest step known to be on the disk
 
-    def events(self, state: State, update: Update, notes: tuple[str, ...]) -> Iterator[Event]:
+    def events(self, state: State, update: Update, notes: tuple[str, ...]) -> Generator[Event]:
         """Go on from the newest whole checkpoint, or start."""
         now, fresh = self._resume(state)
         yield Started(self.seed, now.step, notes)
@@ -184,23 +189,24 @@ class _Job:
             return
         metrics = MetricsFile(self.folder / "metrics.csv", up_to=now.step)
         board = TensorBoard(self.folder, now.step)
-        self._began = time.perf_counter() - self.seconds
+        self.began = time.perf_counter() - self.seconds
         try:
             if fresh:
                 yield self._save(now)
-            for event in self._steps(now, update):
-                if isinstance(event, Trained):
-                    metrics.append(event.step, event.metrics)
-                    speed = {"steps_per_second": event.steps_per_second}
-                    board.append(event.step, event.metrics | speed)
-                if isinstance(event, Evaluated):
-                    values = {"eval/return_mean": event.evaluation["return_mean"]}
-                    metrics.append(event.step, values)
-                    board.append(event.step, values)
-                if isinstance(event, Diverged):
-                    page = {"format": FORMAT, "step": event.step, "message": event.message}
-                    write_file(verdict, tomli_w.dumps(page).encode())
-                yield event
+            with closing(self._steps(now, update)) as events:
+                for event in events:
+                    if isinstance(event, Trained):
+                        metrics.append(event.step, event.metrics)
+                        speed = {"steps_per_second": event.steps_per_second}
+                        board.append(event.step, event.metrics | speed)
+                    if isinstance(event, Evaluated):
+                        values = {"eval/return_mean": event.evaluation["return_mean"]}
+                        metrics.append(event.step, values)
+                        board.append(event.step, values)
+                    if isinstance(event, Diverged):
+                        page = {"format": FORMAT, "step": event.step, "message": event.message}
+                        write_file(verdict, tomli_w.dumps(page).encode())
+                    yield event
         except OSError as error:
             raise OffrlError(
                 f"{self.folder} cannot be written: {error.strerror or error}.",
@@ -214,10 +220,11 @@ class _Job:
         if found is None:
             return Progress(0, state, state, {}), True
         self.seconds = float(found.page.get("seconds", 0.0))
+        self.saved = found.step
         both = checkpoints.restore({"state": state, "anchor": state}, found.tensors)
         return Progress(found.step, both["state"], both["anchor"], {}), False
 
-    def _steps(self, now: Progress, update: Update) -> Iterator[Event]:
+    def _steps(self, now: Progress, update: Update) -> Generator[Event]:
         settings, seed = self.plan.run.settings, self.seed
         log_every, save_every = settings.log_every or 1, settings.save_every or 1
         eval_every = settings.eval_every
@@ -238,19 +245,23 @@ class _Job:
                     yield self._save(now)
                 done = now
         except NumericsError as error:
-            yield self._save(now)
+            if now.step != self.saved:
+                yield self._save(now)
             yield Diverged(seed, now.step, error.cause)
             return
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            self._save(done)  # stopped: lose nothing that was reported
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, EnvError, WorkError):
+            if done.step != self.saved:
+                self._save(done)  # stopped: lose nothing that was reported
             raise
-        yield Finished(seed, now.step, time.perf_counter() - self._began)
+        yield Finished(seed, now.step, time.perf_counter() - self.began)
 
     def _save(self, now: Progress) -> Saved:
         page = checkpoints.page_of(self.modules, self.plan.dataset.spec)
-        page["seconds"] = time.perf_counter() - self._began
+        page["seconds"] = time.perf_counter() - self.began
         trees = {"state": now.state, "anchor": now.anchor}
-        return Saved(self.seed, now.step, checkpoints.save(self.folder, now.step, trees, page))
+        path = checkpoints.save(self.folder, now.step, trees, page)
+        self.saved = now.step
+        return Saved(self.seed, now.step, path)
 
     def _holdout(self, now: Progress) -> dict[str, float]:
         if self.held is None:
@@ -307,15 +318,19 @@ def _threads(n: int) -> Iterator[None]:
 def _write_run(plan: Plan) -> None:
     if plan.resumed:
         return
+    if (plan.dir / "run.toml").exists():  # another run took the folder since it was looked at
+        raise ConfigError(f"The folder {plan.dir} is occupied.", "Give another --out.")
     if source := source_of(plan.run.settings.algo):
         shutil.copyfile(source, plan.dir / "algorithm.py")
     write_file(plan.dir / "run.toml", plan.run.to_toml().encode())
 
 
-def _write_result(plan: Plan, finished: list[Finished], diverged: list[Diverged]) -> None:
+def _write_result(plan: Plan, n: int, finished: list[Finished], diverged: list[Diverged]) -> None:
     path, settings = plan.dir / "result.json", plan.run.settings
     old = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    seconds = sum(event.seconds for event in finished)
+    taking = {event.seed: event.seconds for event in finished}
+    shares = [settings.seeds[k::n] for k in range(n)]  # those of a process one after the other
+    seconds = sum(taking.values())
     taken = sum(event.step for event in finished)
     result = {
         "format": FORMAT,
@@ -328,8 +343,8 @@ def _write_result(plan: Plan, finished: list[Finished], diverged: list[Diverged]
         "held_out_episodes": len(plan.run.held_out),
         "checkpoint": "last",
         "diverged": {str(event.seed): event.message for event in diverged},
-        "steps_per_second": taken / seconds if seconds else None,
-        "wall_seconds": seconds,
+        "steps_per_second": taken / seconds if seconds else None,  # of one process
+        "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
         "versions": plan.run.versions,
     }
     write_file(path, json.dumps({**old, **result}, indent=2).encode())

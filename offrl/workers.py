@@ -1,18 +1,22 @@
 """Seeds in processes of their own: one thread each, so every seed has the bits of a lone run.
 
 A worker is `python -m offrl.training RUN ALGO SEED...`: it opens the run that its parent resolved,
-trains those seeds and prints one JSON event a line. It ends as soon as its standard input closes,
-so a parent that is killed leaves nobody behind who writes into the run.
+trains those seeds and prints one JSON event a line. When its standard input closes, because the
+parent stops or was killed, it saves where it stands and ends.
 """
 
+import _thread
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from types import FrameType
 from typing import IO
 
 from offrl import errors
@@ -21,19 +25,20 @@ from offrl.events import Event, Started, from_dict, to_dict
 from offrl.plan import Plan, resolve
 
 SPREAD_FROM = 20_000  # steps of all seeds together that pay for starting processes
+GRACE = 8.0  # seconds in which a worker saves and ends once its parent is gone
 
 
 def how_many(plan: Plan) -> int:
-    """Processes worth starting for a run: 1 where its data exist only in this one."""
+    """Processes worth starting for a run: 1 where only this one has its data."""
     settings = plan.run.settings
     together = settings.steps * len(settings.seeds)
-    if plan.dataset.path is None or settings.device != "cpu" or together < SPREAD_FROM:
+    if not plan.reopens or settings.device != "cpu" or together < SPREAD_FROM:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(len(settings.seeds), (cores or 1) // settings.threads))
 
 
-def spread(plan: Plan, n: int) -> Iterator[Event]:
+def spread(plan: Plan, n: int) -> Generator[Event]:
     """The events of all seeds, from n processes as they come.
 
     A process that dies takes only its own seeds along; raises OffrlError once the others are done.
@@ -101,7 +106,7 @@ def _fault(
 def work(words: list[str], train_seeds: Callable[[Plan, tuple[int, ...]], Iterator[Event]]) -> int:
     """Train the seeds named by RUN ALGO SEED...; the exit status."""
     folder, algo, seeds = words[0], words[1], tuple(int(s) for s in words[2:])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _stop_with_parent()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints must not be read as an event
     try:
@@ -118,6 +123,24 @@ def work(words: list[str], train_seeds: Callable[[Plan, tuple[int, ...]], Iterat
     return 0
 
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
+def _stop_with_parent() -> None:
+    """Raise KeyboardInterrupt in the main thread, once, when standard input closes.
+
+    Ctrl-C in a terminal reaches every process of it; it is left to the parent, which closes our
+    input, so that one stop cannot interrupt the saving that another began.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def watch() -> None:
+        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the process ends
+            pass
+        _thread.interrupt_main(signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=watch, daemon=True).start()

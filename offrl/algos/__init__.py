@@ -41,15 +41,16 @@ def source_of(name: str) -> Path | None:
 def _from_file(path: Path, attribute: str) -> type[Algorithm[Any]]:
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.", "Give --algo FILE.py:CLASS.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_offrl_algorithm_{path.stem}"  # a file called random.py must not hide a module
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file.", "Give --algo FILE.py:CLASS.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up by name
+    sys.modules[name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        sys.modules.pop(path.stem, None)
+        sys.modules.pop(name, None)
         raise ConfigError(
             f"{path} cannot be imported: {type(error).__name__}: {error}.",
             "Run it by itself first.",
@@ -59,7 +60,7 @@ def _from_file(path: Path, attribute: str) -> type[Algorithm[Any]]:
         classes = [
             k
             for k, v in vars(module).items()
-            if isinstance(v, type) and issubclass(v, Algorithm) and v.__module__ == path.stem
+            if isinstance(v, type) and issubclass(v, Algorithm) and v.__module__ == name
         ]
         raise ConfigError(
             f"{path} has no algorithm '{attribute}'.",

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from offrl import losses
 from offrl.algorithm import Algorithm, AlgorithmConfig, Peers
 from offrl.batch import Batch, Table
-from offrl.errors import ConfigError
 from offrl.learner import Learner, Metrics, Nets
 from offrl.nn import Value, policy_head
 
@@ -49,17 +48,15 @@ class AWRConfig(AlgorithmConfig):
     value_refits: Annotated[int, "Times the value targets are recomputed in those steps."] = 4
     policy_steps: Annotated[int, "Gradient steps of the policy in a pass."] = 4000
 
-    def __post_init__(self) -> None:
-        rules = {
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {
             "temperature": (self.temperature > 0, "above 0"),
             "weight_cap": (self.weight_cap > 0, "above 0"),
             "td_lambda": (0 <= self.td_lambda <= 1, "from 0 to 1"),
             "policy_steps": (self.policy_steps > 0, "at least 1"),
+            "value_steps": (self.value_steps > 0, "at least 1"),
             "value_refits": (0 < self.value_refits <= self.value_steps, "from 1 to value_steps"),
         }
-        for name, (holds, range_) in rules.items():
-            if not holds:
-                raise ConfigError(f"'{name}' must be {range_}, not {getattr(self, name)}.")
 
 
 @final
@@ -99,7 +96,9 @@ class AWR(Algorithm[AWRConfig]):
             "policy/log_prob": log_prob.mean(),
             "policy/entropy": pi.entropy(),
             "policy/weight_ess": losses.effective_share(weight),
-            "policy/weight_capped": (weight >= self.config.weight_cap).to(weight).mean(),
+            "policy/weight_capped": losses.capped_share(
+                advantage, self.config.temperature, self.config.weight_cap
+            ),
             "policy/weight_max": weight.max(),
             "policy/advantage_mean": advantage.mean(),
             "policy/advantage_std": advantage.std(correction=0),
@@ -117,28 +116,24 @@ class AWR(Algorithm[AWRConfig]):
         return "value" if self._in_pass(step) < self.config.value_steps else "policy"
 
     def refreshes(self, step: int) -> bool:
-        into, value_steps, refits = (
-            self._in_pass(step),
-            self.config.value_steps,
-            self.config.value_refits,
-        )
-        return into in {value_steps * k // refits for k in range(refits + 1)}
+        into, value_steps = self._in_pass(step), self.config.value_steps
+        k = -(-into * self.config.value_refits // value_steps)  # the k-th refit is at V * k // R
+        return into <= value_steps and value_steps * k // self.config.value_refits == into
 
     def columns(self, learner: Learner, table: Table, step: int) -> dict[str, Tensor]:
         """TD(lambda) returns and advantages of all transitions under the V of this moment.
 
         The very first targets are Monte-Carlo: those of an untrained V would say nothing.
         """
-        value = torch.cat(
-            [learner.nets.value(chunk) for chunk in table.observations.split(16_384)]
-        ).double()
-        here, then = value[table.obs_row], value[table.obs_row + 1]
+        value = torch.cat([learner.nets.value(chunk) for chunk in table.observations.split(16_384)])
+        value, row = value.cpu().double(), table.obs_row.cpu()
+        here, then = value[row], value[row + 1]
         advantage = losses.advantage_lambda(
-            table.reward.double(),
+            table.reward.cpu().double(),
             here,
             then,
-            table.terminated.double(),
-            table.last,
+            table.terminated.cpu().double(),
+            table.last.cpu(),
             self.config.discount,
             1.0 if step == 0 else self.config.td_lambda,
         )

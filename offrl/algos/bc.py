@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from offrl.algorithm import Algorithm, AlgorithmConfig, Peers
 from offrl.batch import Batch, Table
-from offrl.errors import ConfigError
 from offrl.learner import Learner, Metrics, Nets
 from offrl.nn import Deterministic, policy_head
 
@@ -36,11 +35,8 @@ class BCConfig(AlgorithmConfig):
         "trajectories"
     )
 
-    def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise ConfigError(
-                f"'keep' is a share between 0 and 1, not {self.keep}.", "Use 0.1 for 10 %BC."
-            )
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {"keep": (0 < self.keep <= 1, "a share above 0 and up to 1")}
 
 
 @final
@@ -76,18 +72,19 @@ class BC(Algorithm[BCConfig]):
         if self.config.keep == 1:
             return None
         best_first = table.returns.argsort(descending=True, stable=True)
-        lengths = table.starts.diff()[best_first]
+        starts = table.starts.cpu()
+        lengths = starts.diff()[best_first]
         if self.config.keep_unit == "trajectories":
             kept = max(1, round(self.config.keep * len(best_first)))
         else:  # whole trajectories until that share of all steps is reached
-            enough = lengths.cumsum(0) >= self.config.keep * len(table)
+            enough = lengths.cumsum(0).double() >= self.config.keep * len(table) - 1e-6
             kept = int(enough.int().argmax()) + 1
         return torch.cat(
             [
-                torch.arange(int(table.starts[e]), int(table.starts[e + 1]))
+                torch.arange(int(starts[e]), int(starts[e + 1]))
                 for e in best_first[:kept].sort().values
             ]
-        ).to(table.starts.device)
+        ).to(table.obs_row.device)
 
     def holdout(self, nets: Nets, batch: Batch) -> Metrics:
         return {"holdout/loss": self.policy_loss(nets, batch)[0]}

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -13,31 +13,15 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from offrl.data.arrays import episodes_of_arrays, space_of_actions, space_of_observations
+from offrl.data.cache import columns_of_store
 from offrl.data.episode_store import LEARNING_INFOS, Chosen, EpisodeStore
-from offrl.data.episodes import Episode, columns_of, digest, fingerprint_of, structure_faults
+from offrl.data.episodes import Episode, columns_of, fingerprint_of, structure_faults
 from offrl.data.limits import all_finite, require_finite, within_bounds
 from offrl.data.minari_store import env_spec_of
 from offrl.data.spec import Spec
+from offrl.data.totals import Totals
 from offrl.data.transitions import Transitions
 from offrl.errors import ConfigError, CorruptDataError
-
-
-@dataclass
-class _Totals:
-    """What one pass over the episodes leaves behind, one entry per episode."""
-
-    digests: list[str] = field(default_factory=list)
-    returns: list[float] = field(default_factory=list)
-    terminated: list[bool] = field(default_factory=list)
-    logged: list[int] = field(default_factory=list)  # steps with a behaviour log-probability
-    steps: list[int] = field(default_factory=list)
-
-    def add(self, episode: Episode) -> None:
-        self.digests.append(digest(episode))
-        self.returns.append(episode.episode_return)
-        self.terminated.append(bool(len(episode) and episode.terminations[-1]))
-        self.logged.append(int(np.count_nonzero(~np.isnan(episode.behavior_log_prob))))
-        self.steps.append(len(episode))
 
 
 class Dataset:
@@ -90,6 +74,16 @@ class Dataset:
         """The episodes as a sequence; those on disk are read when they are asked for."""
         return self._episodes
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all the episodes of a folder, so that `load` gives the same again."""
+        return isinstance(self._episodes, EpisodeStore)
+
+    @property
+    def clips_actions(self) -> bool:
+        """Whether actions outside their bounds are moved to them."""
+        return self._clip_actions
+
     def _learning_episodes(self) -> Iterator[Episode]:
         """The episodes with the infos that learning and the fingerprint need, and no others."""
         return Chosen(self._episodes, range(len(self))).read(LEARNING_INFOS)
@@ -118,8 +112,8 @@ class Dataset:
         return named if isinstance(named, str) else None
 
     @cached_property
-    def _totals(self) -> _Totals:
-        totals = _Totals()
+    def _totals(self) -> Totals:
+        totals = Totals()
         for episode in self._learning_episodes():
             totals.add(episode)
         return totals
@@ -131,7 +125,15 @@ class Dataset:
         Raises CorruptDataError naming episode, step and field where a value is not finite, an
         action is outside its bounds, or an episode is malformed.
         """
-        totals = _Totals()
+        kept = None
+        if isinstance(self._episodes, EpisodeStore):
+            kept = columns_of_store(self._episodes, lambda built: require_finite(built, self.id))
+        built, totals = kept or self._built()
+        self.__dict__["_totals"] = totals  # of the same pass: not to be read a second time
+        return within_bounds(built, self.id, clip=self._clip_actions)
+
+    def _built(self) -> tuple[Transitions, Totals]:
+        totals = Totals()
 
         def counted() -> Iterator[Episode]:
             for episode in self._learning_episodes():
@@ -139,9 +141,8 @@ class Dataset:
                 totals.add(episode)  # after the episode was found well formed
 
         built = Transitions.build(counted(), self.spec)
-        self.__dict__["_totals"] = totals
         require_finite(built, self.id)
-        return within_bounds(built, self.id, clip=self._clip_actions)
+        return built, totals
 
     @property
     def fingerprint(self) -> str:
