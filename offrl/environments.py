@@ -22,7 +22,7 @@ from gymnasium import error, spaces
 from gymnasium.envs.registration import EnvSpec
 from packaging.requirements import InvalidRequirement, Requirement
 
-from offrl.data.metadata import ENV_PACKAGES
+from offrl.data.metadata import ENV_PACKAGES, entry_text
 from offrl.data.spec import Spec
 from offrl.errors import ConfigError, EnvError, NotFoundError, OffrlError, UnsafeDataError
 
@@ -209,10 +209,10 @@ def _installed_spec(described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         )
     if known is None:
         raise _unknown(id)
-    if entry is not None and entry != known.entry_point:
+    installed = entry_text(known.entry_point)
+    if entry is not None and entry != installed:
         raise UnsafeDataError(
-            f"The dataset says that '{id}' is {entry!r}; the installed one is "
-            f"{known.entry_point!r}.",
+            f"The dataset says that '{id}' is {entry!r}; the installed one is {installed!r}.",
             f"--env {id} uses the installed one; --trust-env runs what the dataset names.",
         )
     if wrappers:

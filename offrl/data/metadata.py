@@ -1,7 +1,9 @@
 """What metadata.json says: Minari's fields where Minari looks for them, offrl's under `offrl`."""
 
+import dataclasses
 import importlib.metadata
 import json
+import logging
 import platform
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from offrl.errors import ConfigError, NotFoundError, suggest
 
 FORMAT = 1
+_LOG = logging.getLogger("offrl")
 # Fields of Minari that whoever writes a dataset may set, and their types.
 MINARI_FIELDS: dict[str, type | tuple[type, ...]] = {
     "algorithm_name": str, "author": (str, list, tuple, set),
@@ -71,7 +74,8 @@ def env_spec_json(env: EnvSpec | str | None) -> str | None:
     """Return the environment as the text that Minari keeps, None where there is none.
 
     `env` is a spec, a registered id, or such a text copied from another dataset, which is data:
-    nothing is made from it. Raises NotFoundError for an id that is not registered.
+    nothing is made from it. A spec that JSON cannot hold is left out, with a warning. Raises
+    NotFoundError for an id that is not registered.
     """
     if env is None:
         return None
@@ -84,13 +88,23 @@ def env_spec_json(env: EnvSpec | str | None) -> str | None:
                 "Import its package first, or leave env out.",
             )
         env = gymnasium.spec(env)
+    if callable(env.entry_point):
+        env = dataclasses.replace(env, entry_point=entry_text(env.entry_point))
     try:
         return env.to_json()
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"The spec of {env.id} cannot be written: {error}.",
-            "Register the environment with an entry point as text and plain kwargs.",
-        ) from error
+        _LOG.warning(
+            "The spec of %s cannot be written (%s): the data will not name its environment.",
+            env.id, error,
+        )  # fmt: skip
+        return None
+
+
+def entry_text(entry: object) -> str | None:
+    """Return an entry point as `module:name`, also one that was registered as a class."""
+    if entry is None or isinstance(entry, str):
+        return entry
+    return f"{getattr(entry, '__module__', '')}:{getattr(entry, '__qualname__', '')}"
 
 
 def _completed(text: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from offrl.data.dataset import Dataset
 
 _SHARD_BYTES = 2**26  # a shard is also closed at this size, since it is held in memory
+_SHARE_OF_ALL = 128
 _LOG = logging.getLogger("offrl")
 
 
@@ -213,7 +214,10 @@ class Writer:
         self._pending.append(episode)
         self._digests.append(digest(episode))
         size = sum(leaf.nbytes for e in self._pending for _, leaf in leaves(e.observations))
-        if len(self._pending) >= self._shard_episodes or size >= _SHARD_BYTES:
+        # The manifest is rewritten with every shard: of very many episodes a shard holds more, so
+        # that writing does not grow with their square.
+        enough = max(self._shard_episodes, number // _SHARE_OF_ALL)
+        if len(self._pending) >= enough or size >= _SHARD_BYTES:
             self._flush()
 
     def _flush(self) -> None:

@@ -8,6 +8,8 @@ import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
+from gymnasium.envs.registration import EnvSpec
 from recordings import (
     ACT,
     ID,
@@ -232,6 +234,21 @@ class TestWhatDoesNotFit:
     def test_metadata_that_is_not_json_is_named(self) -> None:
         with pytest.raises(ConfigError, match="'when' is not JSON"):
             writer(metadata={"when": object()})
+
+    def test_an_environment_that_json_cannot_hold_is_left_out_with_a_warning(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        spec = EnvSpec("Mine-v0", entry_point=PendulumEnv, kwargs={"shop": object()})
+        assert record(1, env=spec).env_id is None
+        assert "Mine-v0 cannot be written" in caplog.text
+
+    def test_an_environment_made_of_a_class_is_named(self) -> None:
+        data = record(1, env=EnvSpec("Mine-v0", entry_point=PendulumEnv))
+        assert data.env_spec is not None
+        assert data.env_id == "Mine-v0"
+        assert data.env_spec["entry_point"] == (
+            "gymnasium.envs.classic_control.pendulum:PendulumEnv"
+        )
 
     def test_an_environment_that_is_not_registered_is_named(self) -> None:
         with pytest.raises(NotFoundError, match="Did you mean 'Pendulum-v1'"):
