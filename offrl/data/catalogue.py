@@ -176,7 +176,11 @@ def _summary(folder: Path, id: str) -> dict[str, Any]:
         metadata = read_metadata(folder)
     except OffrlError as error:
         return summary | {"problem": error.cause}
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    files = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and ".offrl-cache" not in path.parts
+    )
     return summary | {
         "episodes": metadata["total_episodes"],
         "steps": metadata["total_steps"],

@@ -12,6 +12,7 @@ from offrl.data.transitions import Transitions
 from offrl.errors import CorruptDataError
 
 BOUND_TOLERANCE = 1e-6  # relative to the bound: float32 rounding is not a violation
+_ROWS = 2**16
 
 
 def all_finite(episode: Episode, spec: Spec) -> bool:
@@ -29,18 +30,31 @@ def require_finite(built: Transitions, name: str) -> None:
         ("observation", built.observations, built.starts + np.arange(len(built.starts))),
     )
     for field, column, starts in columns:
-        finite = np.isfinite(column)
+        first, count = _not_finite(column)
+        if first is None:
+            continue
+        episode = int(np.searchsorted(starts, first[0], side="right") - 1)
+        label = _part_at(built.spec, first[1]) if field == "observation" else field
+        raise CorruptDataError(
+            f"{name}: {label} is {column[first]} at episode {episode}"
+            f" step {first[0] - starts[episode]}; {count} values of {field} are not finite.",
+            "Correct the log, or leave such episodes out (--allow-nonfinite drop-episode).",
+        )
+
+
+def _not_finite(column: npt.NDArray[Any]) -> tuple[tuple[int, ...] | None, int]:
+    """The first place of a value that is not finite, and how many there are."""
+    first: tuple[int, ...] | None = None
+    count = 0
+    for start in range(0, len(column), _ROWS):  # in pieces: the column may be larger than memory
+        finite = np.isfinite(column[start : start + _ROWS])
         if finite.all():
             continue
         where = np.argwhere(~finite)
-        row = int(where[0][0])
-        episode = int(np.searchsorted(starts, row, side="right") - 1)
-        label = _part_at(built.spec, int(where[0][1])) if field == "observation" else field
-        raise CorruptDataError(
-            f"{name}: {label} is {column[tuple(where[0])]} at episode {episode}"
-            f" step {row - starts[episode]}; {len(where)} values of {field} are not finite.",
-            "Correct the log, or leave such episodes out (--allow-nonfinite drop-episode).",
-        )
+        count += len(where)
+        if first is None:
+            first = (start + int(where[0][0]), *(int(i) for i in where[0][1:]))
+    return first, count
 
 
 def _part_at(spec: Spec, column: int) -> str:

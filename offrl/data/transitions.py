@@ -24,6 +24,8 @@ from offrl.data.episodes import Episode, validate
 from offrl.data.spec import Spec
 from offrl.errors import ConfigError
 
+COLUMNS = ("observations", "action", "reward", "terminated", "truncated", "behavior_log_prob")
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Transitions:
@@ -89,33 +91,13 @@ class Transitions:
         The last step of an episode that is neither terminated nor truncated counts as truncated.
         Raises CorruptDataError naming episode and field for a malformed episode.
         """
-        observations: list[npt.NDArray[np.float32]] = []
-        actions: list[npt.NDArray[Any]] = []
-        rewards: list[npt.NDArray[np.float64]] = []
-        terminated: list[npt.NDArray[np.bool_]] = []
-        truncated: list[npt.NDArray[np.bool_]] = []
-        log_probs: list[npt.NDArray[np.float64]] = []
-        for episode in episodes:
-            validate(episode, spec)
-            observations.append(spec.flatten_obs(episode.observations))
-            actions.append(spec.flatten_actions(episode.actions))
-            rewards.append(episode.rewards)
-            terminated.append(episode.terminations)
-            cut = episode.truncations.copy()
-            cut[-1] |= not episode.terminations[-1]
-            truncated.append(cut)
-            log_probs.append(episode.behavior_log_prob)
-        if not rewards:
+        parts = [flat_columns(episode, spec) for episode in episodes]
+        if not parts:
             raise ConfigError("There are no episodes to learn from.", "Give at least one episode.")
         return cls(
             spec=spec,
-            observations=np.concatenate(observations),
-            action=np.concatenate(actions),
-            reward=np.concatenate(rewards),
-            terminated=np.concatenate(terminated),
-            truncated=np.concatenate(truncated),
-            behavior_log_prob=np.concatenate(log_probs),
-            starts=np.cumsum([0, *map(len, rewards)], dtype=np.int64),
+            starts=np.cumsum([0, *(len(part["reward"]) for part in parts)], dtype=np.int64),
+            **{name: np.concatenate([part[name] for part in parts]) for name in COLUMNS},
         )
 
     def take_episodes(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> "Transitions":
@@ -142,6 +124,24 @@ class Transitions:
             behavior_log_prob=self.behavior_log_prob[rows],
             starts=starts.astype(np.int64),
         )
+
+
+def flat_columns(episode: Episode, spec: Spec) -> dict[str, npt.NDArray[Any]]:
+    """Return the rows that one episode adds to each column of Transitions.
+
+    Raises CorruptDataError naming episode and field for a malformed episode.
+    """
+    validate(episode, spec)
+    truncated = episode.truncations.copy()
+    truncated[-1] |= not episode.terminations[-1]
+    return {
+        "observations": spec.flatten_obs(episode.observations),
+        "action": spec.flatten_actions(episode.actions),
+        "reward": episode.rewards,
+        "terminated": episode.terminations,
+        "truncated": truncated,
+        "behavior_log_prob": episode.behavior_log_prob,
+    }
 
 
 def _ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,0 +1,245 @@
+"""Columns of a large dataset are built once and mapped afterwards, and never trusted blindly."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from minari_files import column, episode, metadata, replace_column, write_folder
+
+from offrl.data import cache
+from offrl.data.dataset import load
+from offrl.data.episodes import Episode
+from offrl.data.hdf5_store import Hdf5Store
+from offrl.data.transitions import COLUMNS, Transitions
+from offrl.errors import CorruptDataError
+
+
+@pytest.fixture
+def large(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dataset that counts as large."""
+    monkeypatch.setattr(cache, "KEPT_FROM", 0)
+    return made
+
+
+def kept_in(folder: Path) -> Path:
+    (found,) = (folder / ".offrl-cache").iterdir()
+    return found
+
+
+def assert_equal(one: Transitions, other: Transitions) -> None:
+    for name in (*COLUMNS, "starts"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert getattr(one, name).dtype == getattr(other, name).dtype
+
+
+def no_reading(
+    self: Hdf5Store, indices: Sequence[int], infos: Sequence[str] | None = None
+) -> Iterator[Episode]:
+    raise AssertionError("an episode was read")
+
+
+def test_a_small_dataset_keeps_nothing(made: Path) -> None:
+    assert len(load(made).transitions) == 8
+    assert not (made / ".offrl-cache").exists()
+
+
+def test_columns_are_read_once_and_mapped_afterwards(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load(made)
+    assert len(plain.transitions) == 8
+    monkeypatch.setattr(cache, "KEPT_FROM", 0)
+    first = load(made)
+    assert_equal(first.transitions, plain.transitions)
+    monkeypatch.setattr(Hdf5Store, "read", no_reading)
+    second = load(made)
+    assert_equal(second.transitions, plain.transitions)
+    assert isinstance(second.transitions.observations.base, np.memmap) or isinstance(
+        second.transitions.observations, np.memmap
+    )
+    assert second.summary() == plain.summary()
+
+
+def test_no_write_reaches_what_is_kept(large: Path) -> None:
+    built = load(large).transitions
+    before = built.reward[0]
+    built.reward[0] = 123.0
+    assert load(large).transitions.reward[0] == before
+
+
+def test_a_changed_dataset_is_read_anew(large: Path) -> None:
+    _ = load(large).transitions
+    before = kept_in(large).name
+    rewards = column(large / "data" / "main_data.hdf5", "episode_0/rewards")
+    replace_column(large / "data" / "main_data.hdf5", "episode_0/rewards", rewards + 1)
+    assert load(large).transitions.reward[0] == rewards[0] + 1
+    assert kept_in(large).name != before
+
+
+def test_a_read_only_dataset_is_kept_in_the_users_cache(large: Path) -> None:
+    large.chmod(0o555)
+    try:
+        _ = load(large).transitions
+        assert not (large / ".offrl-cache").exists()
+        places = list((Path(os.environ["XDG_CACHE_HOME"]) / "offrl").rglob("about.json"))
+        assert len(places) == 1
+        assert len(load(large).transitions) == 8
+    finally:
+        large.chmod(0o755)
+
+
+def cut(folder: Path) -> None:
+    os.truncate(folder / "reward.npy", 100)
+
+
+def other_type(folder: Path) -> None:
+    np.save(folder / "reward.npy", np.zeros(8, np.float32))
+
+
+def other_length(folder: Path) -> None:
+    np.save(folder / "observations.npy", np.zeros((8, 3), np.float32))
+
+
+def objects(folder: Path) -> None:
+    np.save(folder / "reward.npy", np.array([{}] * 8, dtype=object), allow_pickle=True)
+
+
+def gone(folder: Path) -> None:
+    (folder / "action.npy").unlink()
+
+
+def no_json(folder: Path) -> None:
+    (folder / "about.json").write_text("{")
+
+
+def other_format(folder: Path) -> None:
+    about = json.loads((folder / "about.json").read_text())
+    (folder / "about.json").write_text(json.dumps(about | {"format": 2}))
+
+
+def other_steps(folder: Path) -> None:
+    about = json.loads((folder / "about.json").read_text())
+    about["totals"]["steps"] = [8, 1, 1]
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def no_totals(folder: Path) -> None:
+    about = json.loads((folder / "about.json").read_text())
+    (folder / "about.json").write_text(json.dumps(about | {"totals": {"of": 1}}))
+
+
+DAMAGE = [
+    cut,
+    other_type,
+    other_length,
+    objects,
+    gone,
+    no_json,
+    other_format,
+    other_steps,
+    no_totals,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_columns_that_are_not_whole_are_made_again(damage: Any, large: Path) -> None:
+    data = load(large)
+    expected = Transitions.build(data, data.spec)
+    assert_equal(data.transitions, expected)
+    damage(kept_in(large))
+    assert_equal(load(large).transitions, expected)
+    assert_equal(load(large).transitions, expected)
+    assert len(list((large / ".offrl-cache").iterdir())) == 1
+
+
+def test_data_that_is_refused_is_not_kept(large: Path) -> None:
+    """Fault N1."""
+    file = large / "data" / "main_data.hdf5"
+    rewards = column(file, "episode_2/rewards")
+    rewards[1] = np.nan
+    replace_column(file, "episode_2/rewards", rewards)
+    for _ in range(2):
+        with pytest.raises(CorruptDataError, match="reward is nan at episode 2 step 1"):
+            _ = load(large).transitions
+    assert list((large / ".offrl-cache").iterdir()) == []
+
+
+def test_bounds_are_judged_on_kept_columns_too(large: Path) -> None:
+    """Fault N5."""
+    file = large / "data" / "main_data.hdf5"
+    replace_column(file, "episode_1/actions", np.array([[3.0, 0.0]], np.float32))
+    for _ in range(2):
+        with pytest.raises(CorruptDataError, match="outside its bounds at episode 1 step 0"):
+            _ = load(large).transitions
+        assert load(large, clip_actions=True).transitions.action[4].tolist() == [1.0, 0.0]
+
+
+def test_without_space_the_columns_are_built_in_memory(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(large)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    assert len(load(large).transitions) == 8
+    assert list((large / ".offrl-cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_disk_that_fills_up_leaves_nothing_behind(
+    large: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    calls = iter(range(100))
+
+    def sync(descriptor: int) -> None:
+        if next(calls) % 7 == call:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    assert len(load(large).transitions) == 8
+    assert list((large / ".offrl-cache").iterdir()) == []
+
+
+def test_two_that_build_at_once_both_go_on(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _ = load(large).transitions
+    kept = kept_in(large)
+    copy = large.parent / "copy"
+    shutil.move(kept, copy)
+    rename = Path.rename
+
+    def other_was_first(self: Path, target: Path) -> Path:
+        shutil.copytree(copy, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", other_was_first)
+    assert len(load(large).transitions) == 8
+    assert kept_in(large) == kept
+
+
+def test_discrete_actions_are_kept_as_whole_numbers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "KEPT_FROM", 0)
+    space = spaces.Discrete(5, start=2)
+    episodes = [episode(4, i, action_space=space) for i in range(2)]
+    write_folder(root / "me/made-v0", episodes, metadata(episodes, action_space=space))
+    first = load("me/made-v0").transitions
+    assert first.action.dtype == np.int64
+    np.testing.assert_array_equal(first.action[:4], episodes[0].actions - 2)
+    assert_equal(load("me/made-v0").transitions, first)
+
+
+def test_a_thousand_steps_cost_a_millisecond_or_so(root: Path) -> None:
+    """Read without a loop over steps: a loop would take a hundred times as long."""
+    one = episode(1000)
+    episodes = [replace(one, id=i) for i in range(200)]
+    write_folder(root / "me/made-v0", episodes, metadata(episodes))
+    start = process_time()
+    assert len(load("me/made-v0").transitions) == 200_000
+    assert process_time() - start < 5
