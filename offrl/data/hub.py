@@ -3,7 +3,7 @@
 A download is made beside the datasets, in a folder that no listing shows, looked into there, and
 renamed into place when it holds; what is cut off stays there and the next call goes on with it:
 
-    <root>/.offrl-download/<id, "/" as "@">/   root/<id>/data/...   parts/<sha256>   lock
+    <root>/.offrl-download/<id, "/" as "@">/   root/<id>/data/...   parts/...   lock
     <root>/<id>/data/{main_data.hdf5, metadata.json}                 the dataset, whole or absent
 
 `MINARI_REMOTE` and `HF_ENDPOINT` name another remote or another hub, as they do for Minari.

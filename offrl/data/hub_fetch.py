@@ -4,9 +4,9 @@ It is a process of its own because the hub's client reads its settings once, at 
 without saying so, and sets no limit on how long a request may last: the parent (hub.py) gives it a
 clean environment, watches what it reports, and ends it when nothing comes any more.
 
-Files in large-file storage are fetched first, by ranges, into `parts/<sha256>` (hub_files.py),
-because the hub's own client throws away what it had of a file when it is interrupted; Minari's
-code then fetches the rest and finds those files whole.
+All but small files are fetched first, by ranges, into `parts` (hub_files.py), because the hub's own
+client throws away what it had of a file when it is interrupted; Minari's code then fetches the rest
+and finds those files whole.
 """
 
 import contextlib
@@ -37,9 +37,11 @@ from offrl.data.hub_files import (
     PIECE,
     SLOW_DISK,
     SMALL,
-    fetch_large,
+    fetch,
+    has_digest,
     is_whole,
     limit_file_size,
+    tell_client,
     url_of,
 )
 
@@ -191,7 +193,7 @@ def _download(dataset: str, staging: Path) -> dict[str, Any]:
                 detail = f"'{file.path}' has {found:,} bytes where {file.size:,} were announced"
             raise TransferError("damaged", detail)
     _fetch_namespaces(storage, dataset, root)
-    return {"verified": bool(files)}
+    return {"verified": bool(files) and all(has_digest(file) for file in files)}
 
 
 def _digests_follow(root: Path) -> None:
@@ -259,7 +261,7 @@ def _local(dataset: str, path: str) -> str:
 
 
 def _on_hub(storage: Any, dataset: str, staging: Path) -> list[Any]:
-    """The dataset's files as the hub announces them, the large ones fetched."""
+    """The dataset's files as the hub announces them, all but the small ones fetched."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -300,10 +302,11 @@ def _on_hub(storage: Any, dataset: str, staging: Path) -> list[Any]:
     done = total - to_come
     say("total", bytes=total)
     for file in missing:
-        if file.lfs is not None:
+        if file.size > PIECE:
             url = url_of(repository, info.sha, file.path)
             with _announced():
-                fetch_large(url, file, staging, root / _local(dataset, file.path), done)
+                fetch(url, file, staging, root / _local(dataset, file.path), done)
+            tell_client(root, repository.rpartition("/")[2], info.sha, file)
         done += file.size
         say("progress", bytes=done)
     return files

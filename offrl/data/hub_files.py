@@ -1,8 +1,9 @@
-"""Files as the hub announces them: whether they are whole, and large ones fetched by ranges."""
+"""Files as the hub announces them: whether they are whole, and data fetched by ranges."""
 
 import contextlib
 import errno
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +29,21 @@ def limit_file_size(announced: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def has_digest(file: Any) -> bool:
+    """Whether the hub announced a digest: a SHA-256 for large-file storage, else git's SHA-1."""
+    return file.lfs is not None or (
+        bool(re.fullmatch("[0-9a-f]{40}", str(file.blob_id))) and set(file.blob_id) != {"0"}
+    )
+
+
 def is_whole(path: Path, file: Any) -> bool:
     """Whether a file is there with the size and the digest that the hub announced."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
         return False
     if file.lfs is not None:
         return _digest(path, hashlib.sha256()) == file.lfs.sha256
+    if not has_digest(file):
+        return True
     git = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
     # A mirror of the hub may number a small file by its plain SHA-1 instead of git's.
     plain = hashlib.sha1(usedforsecurity=False)
@@ -53,9 +63,13 @@ def url_of(repository: str, revision: str, path: str) -> str:
     return hf_hub_url(repository, path, repo_type="dataset", revision=revision)
 
 
-def fetch_large(url: str, file: Any, staging: Path, target: Path, before: int) -> None:
-    """Fetch one large file into its part, from where the part ends; rename it when it is whole."""
-    part = staging / "parts" / file.lfs.sha256
+def fetch(url: str, file: Any, staging: Path, target: Path, before: int) -> None:
+    """Fetch one file into its part, from where the part ends; rename it when it is whole.
+
+    The part is named by all that was announced, so that bytes of two versions never mix.
+    """
+    announced = (file.path, file.size, file.blob_id, file.lfs.sha256 if file.lfs else None)
+    part = staging / "parts" / hashlib.sha256(repr(announced).encode()).hexdigest()
     part.parent.mkdir(exist_ok=True)
     failures = 0
     while (have := part.stat().st_size if part.is_file() else 0) != file.size:
@@ -79,11 +93,24 @@ def fetch_large(url: str, file: Any, staging: Path, target: Path, before: int) -
                 raise
             time.sleep(PAUSE)
     say("alive", seconds=file.size / SLOW_DISK)
-    if _digest(part, hashlib.sha256()) != file.lfs.sha256:
+    if not is_whole(part, file):
         part.unlink()
-        raise TransferError("damaged", f"'{file.path}' does not have the SHA-256 the hub announced")
+        raise TransferError("damaged", f"'{file.path}' has another digest than the hub announced")
     target.parent.mkdir(parents=True, exist_ok=True)
     part.replace(target)
+
+
+def tell_client(root: Path, repository: str, commit: str, file: Any) -> None:
+    """Note, as the hub's client does, that a file is of this commit, so that it is not fetched.
+
+    The client's layout: .cache/huggingface/download/<path>.metadata with commit, digest and time.
+    Were it to change, the client would only take the digest, or fetch the file, once more.
+    """
+    folder = root / repository / ".cache" / "huggingface" / "download"
+    note = folder / f"{file.path}.metadata"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    digest = file.lfs.sha256 if file.lfs is not None else file.blob_id
+    note.write_text(f"{commit}\n{digest}\n{time.time()}\n", encoding="utf-8")
 
 
 def _pieces(url: str, part: Path, have: int, size: int) -> Iterator[int]:
