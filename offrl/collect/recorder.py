@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from offrl.collect.behaviors import Behavior, build, from_callable
 from offrl.collect.episodes import Actor, play
@@ -71,7 +72,7 @@ def record(
             plan.id,
             world.observation_space,
             world.action_space,
-            env=world.spec,
+            env=_plain_spec(world),
             metadata=_metadata(plan),
             overwrite=overwrite,
             resume=resume,
@@ -221,6 +222,12 @@ def _actors(
             name, behavior = from_callable(policy, world.action_space)
             actors.append(Actor(name, behavior, spec.weight))
     return tuple(actors)
+
+
+def _plain_spec(world: gymnasium.Env[Any, Any]) -> EnvSpec | None:
+    # `make_env` goes without gymnasium's checker; that is no property of the environment.
+    spec = world.spec
+    return None if spec is None else dataclasses.replace(spec, disable_env_checker=False)
 
 
 def _metadata(plan: Recipe) -> dict[str, Any]:

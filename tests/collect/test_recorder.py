@@ -336,6 +336,7 @@ class TestRecipes:
             "offrl/cartpole/medium-v0", 3, 0.5,
         )  # fmt: skip
         assert offrl["seeds"]["seed"] == 0
+        assert data.env_spec == json.loads(gymnasium.spec("CartPole-v1").to_json())
         assert record(again, out=ID).fingerprint == data.fingerprint
 
     def test_take_another_amount_seed_and_name(self) -> None:
