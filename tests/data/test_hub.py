@@ -76,9 +76,9 @@ class TestListing:
         assert rows[1]["env"] == "Hopper-v5"
         assert rows[1]["local"] is False
 
-    def test_a_prefix_leaves_out_the_others(self, hub: Hub) -> None:
+    def test_a_prefix_leaves_out_the_others(self, hub: Hub, tmp_path: Path) -> None:
+        hub.add(hub_sets.hopper(tmp_path / "other"), "mujoco/walker/medium-v0")
         assert [row["dataset"] for row in list_remote("mujoco/hop")] == [HOPPER]
-        assert list_remote("mujoco/walker") == []
 
     def test_a_dataset_that_cannot_be_shown_is_left_out_with_a_warning(self, hub: Hub) -> None:
         hub.repositories["mujoco"].files["hopper/medium-v0/data/metadata.json"] = b"{"
@@ -233,14 +233,14 @@ FAILURES: list[tuple[str, Kind, type[OffrlError], str]] = [
     (DATA, "cut", OffrlError, "cut off|stopped after"),
     (DATA, "damage", CorruptDataError, "another digest"),
     (DATA, "longer", CorruptDataError, "more than the .* bytes announced"),
-    (DATA, "404", CorruptDataError, "lists a file that it does not have"),
     (DATA, "500", OffrlError, "answered 500"),
     (DATA, "hang", OffrlError, "nothing came for 2 s"),
-    (META, "damage", CorruptDataError, "not what the hub announced"),
     ("api", "500", OffrlError, "answered 500"),
-    ("api", "hang", OffrlError, "nothing came for 2 s"),
 ]
 RARER: list[tuple[str, Kind, type[OffrlError], str]] = [
+    (DATA, "404", CorruptDataError, "lists a file that it does not have"),
+    (META, "damage", CorruptDataError, "not what the hub announced"),
+    ("api", "hang", OffrlError, "nothing came for 2 s"),
     (DATA, "no ranges", OffrlError, "cut off|stopped after"),
     (DATA, "trickle", OffrlError, "nothing came for 2 s"),
     (META, "longer", CorruptDataError, "another size"),
@@ -275,7 +275,9 @@ class TestFailing:
         assert_equal_to(tmp_path / "hopper", HOPPER)
         assert not (datasets_root() / STAGING).exists()
 
-    @pytest.mark.parametrize("large", [True, False], ids=["storage", "plain"])
+    @pytest.mark.parametrize(
+        "large", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["storage", "plain"]
+    )
     def test_a_cut_off_file_goes_on_from_its_last_byte(
         self, large: bool, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -304,7 +306,7 @@ class TestFailing:
         process = subprocess.Popen([sys.executable, "-c", code])
         parts = datasets_root() / STAGING / HOPPER.replace("/", "@") / "parts"
         deadline = time.monotonic() + 20
-        while not any(p.stat().st_size > 1000 for p in parts.glob("*")):
+        while not any(p.stat().st_size > 300 for p in parts.glob("*")):
             assert time.monotonic() < deadline, "nothing came"
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
