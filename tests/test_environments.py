@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import RescaleAction
 
 from offrl import environments
+from offrl.data.dataset import load
 from offrl.data.spec import Spec
 from offrl.environments import check_spaces, env_for, make_env, version_note
 from offrl.errors import ConfigError, EnvError, NotFoundError, UnsafeDataError
@@ -229,6 +230,23 @@ class TestSpacesThatDiffer:
         same = Spec(Parts.observation_space, spaces.Discrete(2, start=1))
         with pytest.raises(EnvError, match="actions of Parts"):
             check_spaces(Parts(), same)
+
+
+class TestPublishedSets:
+    """Sets that other people's recipes made."""
+
+    @pytest.mark.parametrize("name", ["pointmaze-large-v0", "babyai-gotoredballgrey-bot-v0"])
+    def test_get_the_environment_they_were_made_in(self, name: str, realdata: Path) -> None:
+        data = load(realdata / "generated-by-public-recipes" / "minari" / "check" / name)
+        package = "minigrid" if "babyai" in name else "gymnasium_robotics"
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+        env = env_for(data)
+        obs, _ = env.reset(seed=0)
+        assert data.spec.flatten_obs_one(obs).shape == (data.spec.obs_dim,)
+        assert env.spec is not None
+        assert env.spec.id == data.env_id
+        env.close()
 
 
 class TestVersions:

@@ -37,7 +37,10 @@ def main() -> int:
     request = json.load(sys.stdin)
     try:
         consolidate(request["shards"], Path(request["target"]))
-    except (OSError, ValueError, RuntimeError) as error:
+    except OSError as error:
+        sys.stderr.write(f"{os.strerror(error.errno) if error.errno else error}\n")
+        return 1
+    except (ValueError, RuntimeError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

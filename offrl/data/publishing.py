@@ -209,7 +209,8 @@ class Workshop:
             check=False,
         )
         if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+            ended = f"the process that does it ended with {done.returncode}"
+            reason = (done.stderr.strip().splitlines() or [ended])[-1]
             raise OffrlError(
                 f"{self.id} could not be put together: {reason}.",
                 f"Its episodes are safe in {self.folder}; free some space and resume.",

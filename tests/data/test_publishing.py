@@ -281,6 +281,31 @@ class TestADiskThatFails:
         assert [e.seed for e in whole] == list(range(16))
 
 
+class TestAFileSizeLimit:
+    """What a full disk does to HDF5, which dies of it when it writes by itself."""
+
+    @pytest.mark.parametrize("limit", [40_000, 200_000])
+    def test_ends_in_an_error_and_never_in_a_signal(self, limit: int) -> None:
+        code = (
+            "import resource, signal, sys\n"
+            f"sys.path[:0] = {[str(Path(__file__).parent.parent)]!r}\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "from offrl.errors import OffrlError\n"
+            "from recordings import record\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+            "try: record(16)\n"
+            "except OffrlError as error: sys.exit(error.cause)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert "File too large" in done.stderr
+        assert visible() == []
+        whole = record(16, first=kept_episodes(), resume=True)
+        assert whole.n_episodes == 16
+
+
 class TestTwoWriters:
     def test_of_one_id_exclude_each_other(self) -> None:
         first = writer()
