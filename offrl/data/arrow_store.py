@@ -6,6 +6,7 @@ data/0/metadata.json     id, seed, total_steps
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,31 @@ _READ_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, Not
 class ArrowStore(EpisodeStore):
     """The episodes of a data folder in Arrow (`data_format` arrow) or Parquet storage."""
 
-    def __init__(self, folder: Path, data: Path, metadata: Mapping[str, Any], spec: Spec) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        metadata: Mapping[str, Any],
+        spec: Spec,
+        counts: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(folder, metadata, spec, counts)
+        self._data = data
         self._encoded = bool(metadata.get("jpeg_encoding", True))
         self._parquet = metadata["data_format"] == "parquet"
-        numbers = sorted(
-            int(child.name)
-            for child in data.iterdir()
-            if child.is_dir() and child.name.isdecimal() and str(int(child.name)) == child.name
-        )
-        self._numbers = numbers
-        self._folders = [data / str(number) for number in numbers]
-        for episode in self._folders:
-            for file in [episode, *episode.iterdir()]:
-                inside(file, folder)
-        self.spec = spec
-        self.folder = folder
-        structures = [self._structure(i) for i in range(len(numbers))]
-        super().__init__(folder, metadata, spec, structures)
+
+    @cached_property
+    def _numbers(self) -> list[int]:
+        """The numbers of the episodes, no file of which leads outside the dataset."""
+        children = [child for child in self._data.iterdir() if child.name.isdecimal()]
+        for child in children:
+            for file in (child, *child.iterdir()) if child.is_dir() else (child,):
+                inside(file, self.folder)
+        names = (child.name for child in children if child.is_dir())
+        return sorted(int(name) for name in names if str(int(name)) == name)
+
+    def _structures(self) -> Sequence[Mapping[str, Column]]:
+        return [self._structure(index) for index in range(len(self._numbers))]
 
     def own_faults(self) -> Iterator[tuple[int | None, Fault]]:
         """Yield gaps in the numbers of the episodes."""
@@ -59,9 +68,12 @@ class ArrowStore(EpisodeStore):
         for index in indices:
             yield self._episode(index, infos)
 
+    def _folder(self, index: int) -> Path:
+        return self._data / str(self._numbers[index])
+
     def _table(self, index: int) -> Any:
         """The columns of one episode, each in one piece."""
-        folder = self._folders[index]
+        folder = self._folder(index)
         suffix = ".parquet" if self._parquet else ".arrow"
         files = sorted(path for path in folder.iterdir() if path.suffix == suffix)
         if not files:
@@ -119,7 +131,7 @@ class ArrowStore(EpisodeStore):
 
     def _episode(self, index: int, infos: Sequence[str] | None) -> Episode:
         table = self._table(index)
-        described = self._folders[index] / "metadata.json"
+        described = self._folder(index) / "metadata.json"
         seed = read_object(described).get("seed") if described.is_file() else None
         nested: dict[str, Any] = {}
         if "infos" in table.column_names:

@@ -46,15 +46,12 @@ def columns_of_store(
     returned where no folder can be written or has the space: the caller then builds in memory.
     """
     spec, n, e = store.spec, store.n_steps, len(store)
-    if n * (_row_bytes(spec)) + e * spec.obs_dim * 4 < KEPT_FROM:
+    if not _large(spec, e, n):
         return None
-    key = _key(store)
-    for place in _places(store.folder):
-        if (place / key).is_dir():
-            found = _map(place / key, spec, key, n, e)
-            if found is not None:
-                return found
-            shutil.rmtree(place / key, ignore_errors=True)  # made anew below
+    found = _find(store.folder, spec, e, n)
+    if found is not None:
+        return found
+    key = _key(store.folder, spec)
     for place in _places(store.folder):
         if not _writable(place):
             continue
@@ -65,21 +62,36 @@ def columns_of_store(
     return None
 
 
-def _row_bytes(spec: Spec) -> int:
-    return spec.obs_dim * 4 + (8 if spec.discrete else spec.action_dim * 4) + 8 + 8 + 2
+def kept(folder: Path, spec: Spec, episodes: int, steps: int) -> bool:
+    """Return whether columns of these very files are kept, so that their structure is sound."""
+    return _large(spec, episodes, steps) and _find(folder, spec, episodes, steps) is not None
 
 
-def _key(store: EpisodeStore) -> str:
+def _large(spec: Spec, episodes: int, steps: int) -> bool:
+    row = spec.obs_dim * 4 + (8 if spec.discrete else spec.action_dim * 4) + 8 + 8 + 2
+    return steps * row + episodes * spec.obs_dim * 4 >= KEPT_FROM
+
+
+def _find(folder: Path, spec: Spec, e: int, n: int) -> tuple[Transitions, Totals] | None:
+    key = _key(folder, spec)
+    for place in _places(folder):
+        if (place / key).is_dir():
+            found = _map(place / key, spec, key, n, e)
+            if found is not None:
+                return found
+            shutil.rmtree(place / key, ignore_errors=True)  # it can be made anew
+    return None
+
+
+def _key(folder: Path, spec: Spec) -> str:
     """A digest of what the columns are made from and of how."""
     files = sorted(
-        path
-        for path in store.folder.rglob("*")
-        if path.is_file() and ".offrl-cache" not in path.parts
+        path for path in folder.rglob("*") if path.is_file() and ".offrl-cache" not in path.parts
     )
-    sha = hashlib.sha256(json.dumps([FORMAT, store.spec.to_json()]).encode())
+    sha = hashlib.sha256(json.dumps([FORMAT, spec.to_json()]).encode())
     for path in files:
         stat = path.stat()
-        name = path.relative_to(store.folder).as_posix()
+        name = path.relative_to(folder).as_posix()
         sha.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return sha.hexdigest()[:32]
 

@@ -95,6 +95,10 @@ RULES: dict[str, tuple[Severity, str]] = {
     "reward-scale": ("warning", "Scale the rewards to about 1."),
     "both-ends": ("note", "Such steps count as terminated; nothing need be done."),
     "open-end": ("note", "Such episodes count as truncated; nothing need be done."),
+    "ends-at-one-length": (
+        "note",
+        "If that is a time limit, mark it truncated instead, so that values look beyond it.",
+    ),
     "constant-observation": ("note", "The column says nothing; leave it out if you can."),
     "constant-action": ("note", "Nothing can be learned about an action that never changes."),
     "constant-reward": (
@@ -159,9 +163,12 @@ class _Tally:
     """What was found so far: the first message, the count and the first places of each rule."""
 
     found: dict[tuple[str, str], tuple[str, int, list[str]]] = field(default_factory=dict)
+    minor: set[str] = field(default_factory=set)  # codes whose findings are too few to warn of
 
     def add(self, item: Found) -> None:
         key = (item.code, item.field)
+        if item.minor:
+            self.minor.add(item.code)
         message, count, places = self.found.get(key, (item.message, 0, []))
         if item.place and len(places) < MAX_PLACES:
             places.append(item.place)
@@ -170,7 +177,14 @@ class _Tally:
     def problems(self) -> tuple[Problem, ...]:
         order = ("error", "warning", "note")
         made = [
-            Problem(code, RULES[code][0], message, count, tuple(places), RULES[code][1])
+            Problem(
+                code,
+                "note" if code in self.minor else RULES[code][0],
+                message,
+                count,
+                tuple(places),
+                RULES[code][1],
+            )
             for (code, _), (message, count, places) in self.found.items()
         ]
         return tuple(sorted(made, key=lambda problem: order.index(problem.severity)))
@@ -186,7 +200,8 @@ def check(data: Dataset | str | Path) -> Report:
         return _check(data.id, data.episodes, data.path, data)
     folder = resolve(data)
     try:
-        store = open_store(folder, sizes=False)
+        store = open_store(folder, thorough=True)
+        _ = store.structures
     except CorruptDataError as error:
         unreadable = _Tally()
         unreadable.add(Found("unreadable", "", error.cause))

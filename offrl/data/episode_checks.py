@@ -13,6 +13,8 @@ from offrl.data.limits import out_of_bounds
 from offrl.data.spec import Spec
 
 SMALL_REWARD, LARGE_REWARD = 1e-6, 1e6
+DUPLICATE_SHARE = 0.01  # an environment that rests repeats a row now and then
+LIMIT_EPISODES, LIMIT_STEPS = 5, 20  # fewer or shorter ones end alike by chance
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Found:
     message: str
     place: str = ""
     count: int = 1
+    minor: bool = False  # a note, whatever the rule says
 
 
 class Watch:
@@ -39,6 +42,7 @@ class Watch:
         self._owners: list[int] = []
         self._repeated = self._moved = 0  # episodes that repeat, or do not, their last observation
         self._starts: list[tuple[npt.NDArray[Any], npt.NDArray[Any], bool]] = []
+        self._lengths: set[int] = set()
         self._missing_log_prob: list[int] = []
         self._logged = 0
         weights = np.random.default_rng(0).integers(
@@ -157,6 +161,7 @@ class Watch:
                 self._repeated += 1
             else:
                 self._moved += 1
+        self._lengths.add(len(episode))
         self._starts.append((obs[0].copy(), obs[-1].copy(), bool(episode.terminations[-1])))
         if not copy and self._exact_rows():
             bits = np.concatenate([obs[:-1], action], axis=1).view(np.uint32).astype(np.uint64)
@@ -177,6 +182,7 @@ class Watch:
         yield from self._constants()
         yield from self._reward_scale()
         yield from self._last_observations()
+        yield from self._time_limit()
         yield from self._duplicate_rows()
 
     def _constants(self) -> Iterator[Found]:
@@ -218,6 +224,14 @@ class Watch:
             message = "the last observation of terminated episodes is the first of the next one"
             yield Found("last-observation-from-next", "", message, "", len(ended))
 
+    def _time_limit(self) -> Iterator[Found]:
+        ended = all(over for _, _, over in self._starts)
+        if ended and len(self._starts) >= LIMIT_EPISODES and len(self._lengths) == 1:
+            (steps,) = self._lengths
+            if steps >= LIMIT_STEPS:
+                message = f"every episode is terminated after exactly {steps} steps"
+                yield Found("ends-at-one-length", "", message, "", len(self._starts))
+
     def _duplicate_rows(self) -> Iterator[Found]:
         if not self._rows:
             return
@@ -230,7 +244,8 @@ class Watch:
             at = int(np.searchsorted(lengths, row, side="right") - 1)
             place = _place(self._owners[at], row - int(lengths[at]))
             message = "steps repeat the observation and action of another step exactly"
-            yield Found("duplicate-row", "", message, place, again)
+            minor = again < DUPLICATE_SHARE * len(rows)
+            yield Found("duplicate-row", "", message, place, again, minor)
 
 
 def _contents(episode: Episode) -> str:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,13 +26,31 @@ class EpisodeStore(Sequence[Episode], ABC):
         folder: Path,
         metadata: Mapping[str, Any],
         spec: Spec,
-        structures: Sequence[Mapping[str, Column]],
+        counts: tuple[int, int] | None,
     ) -> None:
         self.folder = folder
         self.metadata = metadata
         self.spec = spec
-        self.structures = structures  # the columns of each episode, as the file declares them
-        self.n_steps = sum(_steps(columns) for columns in structures)
+        # Episodes and steps, where these very files were found sound before.
+        self.counts = counts
+
+    @cached_property
+    def structures(self) -> Sequence[Mapping[str, Column]]:
+        """The columns of each episode as the files declare them, found safe, without values."""
+        return self._structures()
+
+    @abstractmethod
+    def _structures(self) -> Sequence[Mapping[str, Column]]:
+        """Look at the files.
+
+        Raises UnsafeDataError where they reach into others, CorruptDataError where they cannot be
+        opened.
+        """
+
+    @cached_property
+    def n_steps(self) -> int:
+        """The number of steps of all episodes."""
+        return self.counts[1] if self.counts else sum(map(_steps, self.structures))
 
     @property
     def id(self) -> str:
@@ -39,7 +58,7 @@ class EpisodeStore(Sequence[Episode], ABC):
         return str(self.metadata["dataset_id"])
 
     def __len__(self) -> int:
-        return len(self.structures)
+        return self.counts[0] if self.counts else len(self.structures)
 
     @overload
     def __getitem__(self, index: int) -> Episode: ...
@@ -83,6 +102,8 @@ class EpisodeStore(Sequence[Episode], ABC):
 
     def require_structure(self) -> None:
         """Raise CorruptDataError for the first thing that is wrong with the structure."""
+        if self.counts is not None:
+            return
         for number, fault in self.all_structure_faults():
             where = "" if number is None else f" episode {number}:"
             raise CorruptDataError(f"{self.folder}:{where} {fault.message}.", fault.advice)

@@ -18,7 +18,10 @@ from gymnasium import spaces
 from offrl.data.spec import Part, Spec
 from offrl.errors import CorruptDataError
 
-FORMAT_HELP = "See docs/formats.md for the columns that an episode needs."
+FORMAT_HELP = (
+    "An episode of T steps needs T+1 observations and T actions, rewards, terminations and"
+    " truncations, each as its space declares."
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ MAX_DEPTH = 32
 MAX_INFLATION = 1000
 SMALL = 2**28
 _HARD, _SOFT = 0, 1  # H5L_TYPE_HARD and H5L_TYPE_SOFT; every other kind names another file
+_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py may raise
 _EPISODE = re.compile(r"episode_(0|[1-9][0-9]{0,17})")
 
 
@@ -46,24 +48,31 @@ class _Declared:
 
 
 class Hdf5Store(EpisodeStore):
-    """The episodes of one `main_data.hdf5`.
+    """The episodes of one `main_data.hdf5`."""
 
-    Raises UnsafeDataError for a file that reaches into others, CorruptDataError for one that HDF5
-    cannot open.
-    """
-
-    def __init__(self, folder: Path, file: Path, metadata: Mapping[str, Any], spec: Spec) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        file: Path,
+        metadata: Mapping[str, Any],
+        spec: Spec,
+        counts: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(folder, metadata, spec, counts)
         self.file = file
-        found = _scan(file)
-        self._numbers = sorted(found)
         self._encoded = bool(metadata.get("jpeg_encoding", True))
         self._disk_paths = dict(_disk_paths(spec.observation_space, "", "observations"))
-        structures = [self._as_declared(found[number], spec) for number in self._numbers]
-        self._infos = [
-            sorted(name for name in found[number] if name.startswith("infos/"))
-            for number in self._numbers
-        ]
-        super().__init__(folder, metadata, spec, structures)
+
+    @cached_property
+    def _found(self) -> dict[int, dict[str, _Declared]]:
+        return dict(sorted(_scan(self.file).items()))
+
+    @cached_property
+    def _numbers(self) -> list[int]:
+        return list(self._found)
+
+    def _structures(self) -> Sequence[Mapping[str, Column]]:
+        return [self._as_declared(columns, self.spec) for columns in self._found.values()]
 
     def _as_declared(self, columns: Mapping[str, _Declared], spec: Spec) -> dict[str, Column]:
         """The columns by the names of the parts, images with the shape that they decode to."""
@@ -98,6 +107,8 @@ class Hdf5Store(EpisodeStore):
 
     def read(self, indices: Sequence[int], infos: Sequence[str] | None = None) -> Iterator[Episode]:
         """Yield the episodes with all infos, or only the named ones."""
+        if not self._found:  # scanned before it is opened to be read
+            return
         try:
             file = h5py.File(self.file, "r")
         except OSError as error:
@@ -107,16 +118,20 @@ class Hdf5Store(EpisodeStore):
                 yield self._episode(file, index, infos)
 
     def _episode(self, file: h5py.File, index: int, infos: Sequence[str] | None) -> Episode:
-        group = f"episode_{self._numbers[index]}"
+        number = self._numbers[index]
+        group = f"episode_{number}"
 
         def column(name: str) -> npt.NDArray[Any]:
             try:
                 return _read(file, f"{group}/{name}")
-            except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            except _READ_ERRORS as error:
                 raise self.corrupt(index, name, error) from error
 
-        seed = _seed(file, group)
-        wanted = self._infos[index]
+        try:
+            seed = _seed(file, group)
+        except _READ_ERRORS as error:
+            raise self.corrupt(index, "seed", error) from error
+        wanted = sorted(name for name in self._found[number] if name.startswith("infos/"))
         if infos is not None:
             wanted = [name for name in wanted if name.removeprefix("infos/") in infos]
         nested: dict[str, Any] = {}
@@ -165,7 +180,7 @@ def _scan(path: Path) -> dict[int, dict[str, _Declared]]:
     with file:
         try:
             return _scan_open(file, path)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except _READ_ERRORS as error:
             raise _unreadable(path, error) from error
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from offrl.data.cache import kept
 from offrl.data.episode_store import REMEDY, EpisodeStore, inside
 from offrl.data.json_files import read_object
 from offrl.data.manifest import read_published
@@ -163,19 +164,22 @@ def env_spec_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return described
 
 
-def open_store(folder: Path, *, sizes: bool = True) -> EpisodeStore:
-    """Return the episodes of a dataset folder, opened and found safe, but not yet read.
+def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
+    """Return the episodes of a dataset folder, whose files are looked at when they are needed.
 
-    `sizes` compares the size of each file with the manifest beside the data, where there is one.
-    Raises UnsafeDataError where reading would touch another file, CorruptDataError where a file
-    is missing or damaged, ConfigError where Arrow storage needs a package that is not installed.
+    The size of each file must be that of the manifest beside the data, where there is one.
+    `thorough` leaves the sizes to the caller and looks at files that were found sound before, too.
+    Raises CorruptDataError where a file is missing or damaged, UnsafeDataError where it lies
+    outside the folder, ConfigError where Arrow storage needs a package that is not installed.
     """
     metadata = read_metadata(folder)
-    manifest = read_published(folder) if sizes else None
+    manifest = None if thorough else read_published(folder)
     if manifest is not None:
         manifest.require_sizes()
     spec = Spec.from_json(metadata)
     env_spec_of(metadata)
+    counts = (metadata["total_episodes"], metadata["total_steps"])
+    known = None if thorough or not kept(folder, spec, *counts) else counts
     data = data_folder(folder)
     if data is None:  # removed since the metadata was read
         raise CorruptDataError(f"{folder} is gone.", REMEDY)
@@ -184,7 +188,7 @@ def open_store(folder: Path, *, sizes: bool = True) -> EpisodeStore:
 
         file = data / "main_data.hdf5"
         inside(file, folder)
-        return Hdf5Store(folder, file, metadata, spec)
+        return Hdf5Store(folder, file, metadata, spec, known)
     try:
         from offrl.data.arrow_store import ArrowStore
     except ImportError as error:
@@ -192,4 +196,4 @@ def open_store(folder: Path, *, sizes: bool = True) -> EpisodeStore:
             f"{folder} is in Arrow storage, and pyarrow is not installed.",
             "Install it: pip install 'offrl[arrow]'",
         ) from error
-    return ArrowStore(folder, data, metadata, spec)
+    return ArrowStore(folder, data, metadata, spec, known)

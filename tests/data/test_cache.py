@@ -9,17 +9,18 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
 from minari_files import column, episode, metadata, replace_column, write_folder
 
-from offrl.data import cache
+from offrl.data import cache, hdf5_store, minari_store
 from offrl.data.dataset import load
 from offrl.data.episodes import Episode
 from offrl.data.hdf5_store import Hdf5Store
 from offrl.data.transitions import COLUMNS, Transitions
-from offrl.errors import CorruptDataError
+from offrl.errors import CorruptDataError, UnsafeDataError
 
 
 @pytest.fixture
@@ -66,6 +67,34 @@ def test_columns_are_read_once_and_mapped_afterwards(
         second.transitions.observations, np.memmap
     )
     assert second.summary() == plain.summary()
+
+
+def test_a_second_run_does_not_look_into_the_file(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ = load(large).transitions
+
+    def scanned(path: Path) -> None:
+        raise AssertionError("the file was scanned")
+
+    monkeypatch.setattr(hdf5_store, "_scan", scanned)
+    again = load(large)
+    assert (again.n_episodes, again.n_steps, len(again.transitions)) == (3, 8, 8)
+
+
+def test_an_episode_is_never_read_before_the_file_is_scanned(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault S9, with columns that someone put beside a hostile file."""
+    _ = load(large).transitions
+    with h5py.File(large / "data" / "main_data.hdf5", "r+") as file:
+        file["episode_0/infos/more"] = h5py.ExternalLink("elsewhere.hdf5", "/x")
+    monkeypatch.setattr(minari_store, "kept", lambda *arguments: True)
+    data = load(large)
+    with pytest.raises(UnsafeDataError):
+        next(iter(data))
+    with pytest.raises(UnsafeDataError):
+        data[1]
 
 
 def test_no_write_reaches_what_is_kept(large: Path) -> None:

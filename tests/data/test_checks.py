@@ -221,6 +221,27 @@ def test_rows_that_come_twice_are_found_where_that_is_a_surprise() -> None:
     assert "duplicate-row" not in checked([choice], action_space=spaces.Discrete(2))
 
 
+def test_a_row_that_repeats_now_and_then_is_only_a_note() -> None:
+    one = episode(300)
+    one.observations[3] = one.observations[1]
+    one.actions[3] = one.actions[1]
+    problem = checked([one])["duplicate-row"]
+    assert (problem.severity, problem.count) == ("note", 1)
+
+
+def test_ends_that_look_like_a_time_limit_are_a_note() -> None:
+    limited = [episode(20, i, terminated=True) for i in range(5)]
+    problem = checked(limited)["ends-at-one-length"]
+    assert (problem.severity, problem.count) == ("note", 5)
+    assert "exactly 20 steps" in problem.message
+    for others in (
+        [*limited[:4], episode(20, 4)],
+        [*limited[:4], episode(21, 4, terminated=True)],
+        [episode(3, i, terminated=True) for i in range(5)],
+    ):
+        assert "ends-at-one-length" not in checked(others)
+
+
 def test_columns_that_never_change_are_a_note() -> None:
     episodes = [
         replace(one, observations=one.observations * np.array([1, 0, 1], np.float32))
