@@ -51,7 +51,8 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 def words(text: str) -> list[str]:
     """The words of an output; numbers, times, rules and digests differ between machines."""
-    plain = re.sub(r"sha256:[0-9a-f]+|\d{8}-\d{6}", "#", text)
+    plain = re.sub(r"\S*/datasets/", "", text)  # the Minari root
+    plain = re.sub(r"sha256:[0-9a-f]+|\d{8}-\d{6}", "#", plain)
     plain = re.sub(r"[-+]?\d[\d,.:]*(e[-+]?\d+)?%?", "#", plain)
     return [w for w in re.sub(r"[─━│┃┏┓┗┛┡┩└┘┌┐├┤┬┴┼╇╋┳┻╰╯╭╮]", " ", plain).split() if w != "#"]
 
