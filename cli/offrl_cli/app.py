@@ -13,7 +13,7 @@ import typer
 from offrl_cli import algos, collect, data, demo, doctor, evaluate, train
 from offrl_cli.commands import Group, new_app, top
 from offrl_cli.failing import FAILED, explain
-from offrl_cli.output import note
+from offrl_cli.output import note, reader_left
 from offrl_cli.stopping import Stopped, sigterm_raises
 
 PIPE_CLOSED = FAILED
@@ -44,8 +44,10 @@ def _run(words: list[str]) -> int:
             command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
-    except BrokenPipeError:
-        return PIPE_CLOSED
+    except BrokenPipeError as error:
+        if reader_left(sys.stdout) or reader_left(sys.stderr):
+            return PIPE_CLOSED
+        return explain(error, debug="--debug" in words)
     except (Exception, KeyboardInterrupt, Stopped) as error:
         return explain(error, debug="--debug" in words)
     return 0

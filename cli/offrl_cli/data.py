@@ -117,7 +117,9 @@ def show(ref: Annotated[str, typer.Argument(metavar="REF", help=REF)]) -> Answer
         for part in described["parts"]
     ]
     origin = {"env": described["env"] or "not named", "action": described["action"]}
-    origin |= {key: value for key, value in described["metadata"].items() if value}
+    for key, value in described["metadata"].items():
+        if value:
+            origin[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
     blocks: list[Block] = [
         *summary_blocks(summary),
         Pairs(origin),

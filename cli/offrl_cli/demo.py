@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from offrl_cli.commands import command
-from offrl_cli.output import Answer, Rows, interval, note
+from offrl_cli.output import Answer, Rows, interval, note, number
 from offrl_cli.progress import Counter, Training
 from offrl_cli.stopping import going_on
 
@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
                 interval(line.return_ci),
                 line.episodes,
                 line.steps,
-                line.seconds,
+                number(line.seconds, 1),
             )
             for line in found.lines
         ]

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,8 +55,8 @@ def clean(value: object) -> str:
     return CONTROLS.sub(" ", ESCAPES.sub("", str(value)))
 
 
-def number(value: object, digits: int = 1) -> str:
-    """Return a number as people read it, "-" where there is none."""
+def number(value: object, digits: int | None = None) -> str:
+    """Return a number as people read it, with more digits the smaller it is; "-" for none."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -64,6 +65,8 @@ def number(value: object, digits: int = 1) -> str:
         return clean(value)
     if isinstance(value, int) or not math.isfinite(value):
         return str(value)
+    if digits is None:
+        digits = 1 if abs(value) >= 100 or not value else 2 if abs(value) >= 1 else 3
     return f"{value:.{digits}f}"
 
 
@@ -86,6 +89,16 @@ def is_terminal(stream: TextIO) -> bool:
     """Tell whether escape codes may be written to `stream`."""
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return not plain and stream.isatty()
+
+
+def reader_left(stream: TextIO) -> bool:
+    """Tell whether `stream` is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll here, or no file behind the stream
+        return False
 
 
 def console(stream: TextIO) -> Any:

@@ -147,7 +147,7 @@ def _work(plan: "Plan") -> Answer:
         "steps": f"{result['steps']} for each seed",
         "seeds": seeds,
         "steps per second": number(result["steps_per_second"], 0),
-        "seconds": number(result["wall_seconds"]),
+        "seconds": number(result["wall_seconds"], 1),
     }
     env = "" if settings.eval_env is None else f" --env {quoted(settings.eval_env)}"
     if plan.run.env is None and not env:

@@ -39,12 +39,13 @@ class TestClean:
 
 class TestNumbers:
     def test_are_short(self):
-        assert [number(v) for v in (None, 3, 2.26, True, "x")] == ["-", "3", "2.3", "yes", "x"]
+        assert [number(v) for v in (None, 3, 2.26, True, "x")] == ["-", "3", "2.26", "yes", "x"]
         assert number(math.nan) == "nan"
-        assert number(np.float64(1.25)) == "1.2"
+        assert number(np.float64(0.125)) == "0.125"
+        assert [number(v) for v in (-1234.56, 12.345, 0.0)] == ["-1234.6", "12.35", "0.0"]
 
     def test_an_interval_that_is_not_there_is_none(self):
-        assert (interval((-1.0, 2.5)), interval(None)) == ("[-1.0, 2.5]", "none")
+        assert (interval((-1.0, 2.5)), interval(None)) == ("[-1.00, 2.50]", "none")
 
 
 class TestAnswer:

@@ -1,5 +1,6 @@
 """Pipes, terminals and closed streams: no trace of a broken pipe, no escape code (U4)."""
 
+import io
 import os
 import pty
 import subprocess
@@ -8,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from offrl_cli.output import reader_left
 
 Type = Callable[..., Any]
 
@@ -54,6 +57,14 @@ def on_a_terminal(*words: str, **environment: str) -> tuple[int, str]:
 
 
 class TestPipes:
+    def test_a_pipe_without_a_reader_is_known_from_one_with(self):
+        reader, writer = os.pipe()
+        with os.fdopen(writer, "w") as stream:
+            assert not reader_left(stream)
+            os.close(reader)
+            assert reader_left(stream)
+        assert not reader_left(io.StringIO())
+
     def test_a_reader_that_leaves_is_no_error(self):
         line, err = first_line_only("--help")
         assert line.startswith("Usage: offrl")
@@ -67,7 +78,7 @@ class TestPipes:
     def test_without_a_terminal_there_is_no_escape_code(
         self, spawn: Type, environment: dict[str, str]
     ):
-        for words in (("data", "list"), ("doctor",), ("data", "show", "nothing-v0")):
+        for words in (("data", "list"), ("data", "show", "nothing-v0")):
             typed = spawn(*words, **environment)
             assert "\x1b" not in typed.out + typed.err
 
