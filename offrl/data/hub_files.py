@@ -124,7 +124,8 @@ def _pieces(url: str, part: Path, have: int, size: int) -> Iterator[int]:
     with session.stream("GET", url, headers=headers, follow_redirects=True, timeout=10) as answer:
         hf_raise_for_status(answer)
         fresh = answer.status_code != 206
-        with part.open("wb" if fresh else "ab") as stream:
+        # Unbuffered: what came is kept however this process ends.
+        with part.open("wb" if fresh else "ab", buffering=0) as stream:
             held = reported = 0 if fresh else have
             at = 0.0
             for piece in answer.iter_bytes():
@@ -135,7 +136,6 @@ def _pieces(url: str, part: Path, have: int, size: int) -> Iterator[int]:
                     )
                 stream.write(piece)
                 if held - reported >= PIECE and time.monotonic() > at + 0.1:
-                    stream.flush()
                     reported, at = held, time.monotonic()
                     yield held
     if held < size:
