@@ -19,6 +19,7 @@ from gymnasium import spaces
 from offrl.collect.controllers import CONTROLLERS, Controller
 from offrl.collect.densities import (
     UniformActions,
+    truncated_mass,
     truncated_normal_log_density,
     truncated_normal_sample,
 )
@@ -103,18 +104,24 @@ class BoxController:
     def act(self, obs: Any, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Return an action [*shape] and its log-density in environment action units."""
         action = mean = _inside(self._choose(obs), self._space)
+        mass = self._mass(mean) if self._noise else None
         if self._uniform is not None and rng.random() < self._epsilon:
             action = self._uniform.block(1, rng)[0]
         elif self._noise:
-            drawn = truncated_normal_sample(mean, self._noise, self._low, self._high, rng)
+            drawn = truncated_normal_sample(mean, self._noise, self._low, self._high, rng, mass)
             action = drawn.astype(self._space.dtype)
-        return action, self.log_prob(action, mean)
+        return action, self.log_prob(action, mean, mass)
 
-    def log_prob(self, action: Any, mean: Any) -> float:
-        """Return the log-density of `action` where the controller proposes `mean`."""
+    def log_prob(self, action: Any, mean: Any, mass: Any = None) -> float:
+        """Return the log-density of `action` where the controller proposes `mean`.
+
+        `mass` is the logarithm of what the untruncated normal has within the bounds, where known.
+        """
         if not self._noise:
             return math.nan
-        own = truncated_normal_log_density(action, mean, self._noise, self._low, self._high)
+        own = truncated_normal_log_density(
+            action, mean, self._noise, self._low, self._high, mass
+        )  # fmt: skip
         total = float(own.sum())
         if self._uniform is None:
             return total
@@ -122,6 +129,9 @@ class BoxController:
             return self._uniform.log_density
         uniform = math.log(self._epsilon) + self._uniform.log_density
         return float(np.logaddexp(math.log1p(-self._epsilon) + total, uniform))
+
+    def _mass(self, mean: Any) -> Any:
+        return truncated_mass(mean, self._noise, self._low, self._high)
 
 
 class StochasticFunction:

@@ -34,21 +34,43 @@ def log_normal_mass(low: npt.ArrayLike, high: npt.ArrayLike) -> Floats:
         log_b = special.log_ndtr(b)
         wide = log_b + np.log(-np.expm1(special.log_ndtr(a) - log_b))
         width, middle = b - a, 0.5 * (a + b)
+        is_narrow = (1.0 + np.abs(middle)) * width < _NARROW
+        if not is_narrow.any():
+            return wide
         correction = np.log1p((middle**2 - 1.0) * width**2 / 24.0)
         narrow = np.log(width) - 0.5 * middle**2 - _HALF_LOG_TWO_PI + correction
-        return np.where((1.0 + np.abs(middle)) * width < _NARROW, narrow, wide)
+        return np.where(is_narrow, narrow, wide)
 
 
 def truncated_normal_log_density(
-    x: npt.ArrayLike, mean: npt.ArrayLike, std: float, low: npt.ArrayLike, high: npt.ArrayLike
+    x: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    std: float,
+    low: npt.ArrayLike,
+    high: npt.ArrayLike,
+    mass: Floats | None = None,
 ) -> Floats:
-    """Return the log-density at x of a normal truncated to [low, high]; -inf outside."""
+    """Return the log-density at x of a normal truncated to [low, high]; -inf outside.
+
+    `mass` is what `truncated_mass` returns for the same mean, where the caller has it already.
+    """
     x, mean = np.asarray(x, np.float64), np.asarray(mean, np.float64)
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     z = (x - mean) / std
-    mass = log_normal_mass((low - mean) / std, (high - mean) / std)
+    if mass is None:
+        mass = truncated_mass(mean, std, low, high)
     inside = (x >= low) & (x <= high)
     return np.where(inside, -0.5 * z**2 - _HALF_LOG_TWO_PI - np.log(std) - mass, -np.inf)
+
+
+def truncated_mass(
+    mean: npt.ArrayLike, std: float, low: npt.ArrayLike, high: npt.ArrayLike
+) -> Floats:
+    """Return the logarithm of the mass that a normal has in [low, high]."""
+    mean = np.asarray(mean, np.float64)
+    return log_normal_mass(
+        (np.asarray(low, np.float64) - mean) / std, (np.asarray(high, np.float64) - mean) / std
+    )
 
 
 def truncated_normal_sample(
@@ -57,16 +79,19 @@ def truncated_normal_sample(
     low: npt.ArrayLike,
     high: npt.ArrayLike,
     rng: np.random.Generator,
+    mass: Floats | None = None,
 ) -> Floats:
     """Draw from a normal truncated to [low, high] by inverting its distribution function."""
     mean = np.asarray(mean, np.float64)
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     a, b = (low - mean) / std, (high - mean) / std
+    if mass is None:
+        mass = log_normal_mass(a, b)
     upper = a > 0
     lower_end = np.where(upper, -b, a)
     # 1 - U lies in (0, 1], so its logarithm is finite.
     log_uniform = np.log(1.0 - rng.random(mean.shape))
-    log_p = np.logaddexp(special.log_ndtr(lower_end), log_uniform + log_normal_mass(a, b))
+    log_p = np.logaddexp(special.log_ndtr(lower_end), log_uniform + mass)
     z = special.ndtri_exp(np.minimum(log_p, 0.0))
     return np.clip(mean + std * np.where(upper, -z, z), low, high)
 

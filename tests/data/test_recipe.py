@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from offrl.data.catalogue import shipped_recipes
 from offrl.data.recipe import BehaviorSpec, Recipe, load_recipe
 from offrl.errors import ConfigError, NotFoundError
+from offrl.evaluation.references import lookup
 
 GOOD = """
 env = "Pendulum-v1"
@@ -156,3 +157,10 @@ class TestWhatIsShipped:
             recipe = load_recipe(recipe_id)
             assert recipe.id == recipe_id
             assert recipe.episodes == (210 if "mixed" in recipe_id else 200)
+
+    def test_every_set_carries_the_references_of_the_registry(self) -> None:
+        for recipe_id in shipped_recipes():
+            recipe, known = load_recipe(recipe_id), lookup(dataset_id=recipe_id)
+            assert known is not None
+            for name in ("random", "expert", "n", "source"):
+                assert recipe.references[name] == getattr(known, name)
