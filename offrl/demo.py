@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from offrl.events import Event
 
 DATASET = "offrl/pendulum/medium-v0"
+BEHAVIOR = "demo/behavior-v0"  # where the printed commands put the behaviour's own episodes
 EPISODES = 50
 EVALUATION_SEED = 10_000  # far from the seeds of the data, so that no start is met again
-STEPS: Mapping[str, int] = {
-    "bc": 5_000,
-    "awr": 5_000,
-}  # one pass of AWR; a second gains nothing here
+# One pass of AWR, and as many steps of BC: a second pass gains nothing here.
+STEPS: Mapping[str, int] = {"bc": 5_000, "awr": 5_000}
 SMALL: Mapping[str, Any] = {"hidden_size": 64}  # a pendulum needs no more, and a demo is short
 
 
@@ -88,7 +87,12 @@ def demonstrate(
     on_stage(f"checking {data.id}")
     report = _checked(data)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    commands = [f"offrl collect {DATASET}", f"offrl data check {DATASET}"]
+    commands = [
+        f"offrl collect {DATASET} --overwrite",
+        f"offrl data check {DATASET}",
+        f"offrl collect {DATASET} --episodes {EPISODES} --seed {EVALUATION_SEED} "
+        f"--out {BEHAVIOR} --overwrite",
+    ]
     on_stage(f"running the behaviour for {EPISODES} episodes")
     lines = [_behavior()]
     for algorithm, steps in STEPS.items():

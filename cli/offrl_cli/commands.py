@@ -118,7 +118,7 @@ def top(
 ) -> None:
     """Offline reinforcement learning: collect, check, train, evaluate.
 
-    Start with `offrl demo`: it does all of that in about two minutes.
+    Start with `offrl demo`: it does all of that in about a minute.
     """
 
 

@@ -27,6 +27,7 @@ class TestVerdict:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 class TestDemo:
     def test_runs_through_beats_the_behaviour_and_can_be_repeated(self, type_: Type):
         shown = type_("demo")
@@ -40,7 +41,9 @@ class TestDemo:
         assert [line["episodes"] for line in found["results"]] == [EPISODES] * 3
         assert [line["steps"] for line in found["results"]] == [0, *STEPS.values()]
         assert found["seconds"] < 180
-        *_, train, judge = found["commands"]
-        assert type_(*shlex.split(train)[1:]).status == 0
-        repeated = type_(*shlex.split(judge)[1:], "--json").json
-        assert repeated["return_mean"] == found["results"][2]["return_mean"]
+        before = [line["return_mean"] for line in found["results"]]
+        answers = [type_(*shlex.split(words)[1:], "--json") for words in found["commands"]]
+        assert [answer.status for answer in answers] == [0] * 7
+        made, _, behavior, _, bc, _, awr = (answer.json for answer in answers)
+        assert made["fingerprint"] == found["dataset"]["fingerprint"]
+        assert [judged["return_mean"] for judged in (behavior, bc, awr)] == before
