@@ -200,7 +200,9 @@ class Watch:
                 yield Found("constant-observation", part.path, message, "", columns.size)
         actions = np.flatnonzero(constant[self._spec.obs_dim :])
         if actions.size:
-            yield Found("constant-action", "", "an action never changes", "", actions.size)
+            shown = "" if self._spec.discrete else f" in column {', '.join(map(str, actions))}"
+            message = f"the action never changes{shown}"
+            yield Found("constant-action", "", message, "", actions.size)
 
     def _reward_scale(self) -> Iterator[Found]:
         low, high = self._rewards
