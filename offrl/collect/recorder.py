@@ -16,6 +16,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from offrl.collect.behaviors import Behavior, build, from_callable
+from offrl.collect.controllers import CONTROLLERS
 from offrl.collect.episodes import Actor, play
 from offrl.collect.usercode import source_of
 from offrl.data.catalogue import dataset_path
@@ -258,11 +259,12 @@ def _kept_recipe(out: str) -> Recipe | Dataset:
             f"There is no recording of {out} to continue.", "Name a recipe, or --env and --policy."
         )
     recipe = Recipe.from_dict(offrl["recipe"], f"the recording of {out}")
-    # A file is run because the user typed it, and nobody typed this one.
-    unnamed = [b.policy for b in recipe.behaviors if ".py:" in b.policy]
+    # Code is run because the user gave it, and nobody gave this one.
+    unnamed = [b.policy for b in recipe.behaviors if b.policy not in ("random", *CONTROLLERS)]
     if unnamed:
         raise ConfigError(
-            f"{out} was begun with the code {unnamed[0]}.", "Type --env and --policy again."
+            f"{out} was begun with the code {unnamed[0]}.",
+            "Give --env and --policy (env and policies) again.",
         )
     return recipe
 

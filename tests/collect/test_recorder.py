@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from recordings import visible
 
 from offrl.collect.episodes import quota
@@ -153,6 +154,29 @@ class TestResume:
         assert (
             record(out=ID, resume=True).fingerprint == whole.fingerprint
         )  # complete: nothing to do
+
+    def test_needs_nothing_but_the_id_when_it_was_stopped_in_its_first_episode(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(self: Any, action: Any) -> Any:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CartPoleEnv, "step", stop)
+            with pytest.raises(KeyboardInterrupt):
+                record(**CARTPOLE, episodes=2, out=ID)
+        assert kept() == 0
+        assert record(out=ID, resume=True).n_episodes == 2
+
+    def test_of_a_function_asks_for_it_again(self) -> None:
+        def push(obs: Any) -> int:
+            return 1
+
+        options: dict[str, Any] = {"env": "CartPole-v1", "policies": push, "episodes": 9}
+        self.interrupted(**options)
+        with pytest.raises(ConfigError, match=r"begun with the code .*push"):
+            record(out=ID, resume=True)
+        assert record(**options, out=ID, resume=True).n_episodes == 9
 
     def test_refuses_other_settings(self) -> None:
         self.interrupted(**CARTPOLE, episodes=12)
