@@ -179,7 +179,10 @@ def _plan(
         plan = dataclasses.replace(found, **changes, **({} if out is None else {"id": out}))
     else:
         if env is None:
-            raise ConfigError("Neither a recipe nor an environment was named.", "Give one.")
+            raise ConfigError(
+                "Neither a recipe nor an environment was named.",
+                "Name a recipe (`offrl data list` shows them), or an environment with --env.",
+            )
         plan = Recipe(
             env=_env_name(env),
             behaviors=tuple(_spec_of(policy) for policy in policies),
