@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def serve(advance: Callable[[int], None]) -> None:
-    """Print `ready`; then for each line N on standard input do N updates and print their seconds."""
+    """Print `ready`; then for each line N on standard input do N updates and print the seconds."""
     print("ready", flush=True)
     for line in sys.stdin:
         start = time.process_time()
