@@ -27,7 +27,7 @@ from offrl.data.recipe import BehaviorSpec, Recipe, load_recipe
 from offrl.data.shards import read_manifest
 from offrl.data.writer import Writer, require_finite
 from offrl.environments import make_env
-from offrl.errors import ConfigError, CorruptDataError, WorkError
+from offrl.errors import ConfigError, CorruptDataError, UnsafeDataError, WorkError
 
 Policy = str | BehaviorSpec | Behavior | Callable[..., Any]
 
@@ -174,7 +174,7 @@ def _plan(
                 "A recipe names its environment and policies already.",
                 "Give the recipe, or --env and --policy, not both.",
             )
-        found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        found = recipe if isinstance(recipe, Recipe) else _of_file(recipe)
         changes = amount | {} if seed is None else amount | {"seed": seed}
         plan = dataclasses.replace(found, **changes, **({} if out is None else {"id": out}))
     else:
@@ -191,6 +191,17 @@ def _plan(
             id=out,
         )
     return plan
+
+
+def _of_file(name: str | Path) -> Recipe:
+    recipe = load_recipe(name)
+    for behavior in recipe.behaviors:
+        if ".py:" in behavior.policy:
+            raise UnsafeDataError(
+                f"The recipe {name} names the code {behavior.policy}, and you did not type it.",
+                f"If you trust it: --env {recipe.env} --policy {behavior}.",
+            )
+    return recipe
 
 
 def _listed(policies: Policy | Sequence[Policy]) -> list[Policy]:
