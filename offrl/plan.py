@@ -95,6 +95,7 @@ def resolve(
         )
         settings = replace(settings, dataset=_reference(data))
     check_fits(algorithm, data)
+    _ = data.transitions  # values that cannot be learned from are told before anything is written
     table = {
         **_recipe_table(data, algorithm.name),
         **file.get(algorithm.name, {}),
