@@ -96,8 +96,9 @@ def resolve(
         settings = replace(settings, dataset=_reference(data))
     check_fits(algorithm, data)
     _ = data.transitions  # values that cannot be learned from are told before anything is written
+    recipe = _recipe_tables(data)
     table = {
-        **_recipe_table(data, algorithm.name),
+        **recipe.get(algorithm.name, {}),
         **file.get(algorithm.name, {}),
         **(hyperparameters or {}),
     }
@@ -110,6 +111,11 @@ def resolve(
             "Give more --steps, or shorten its stages (see --help).",
         )
     settings, notes = _resolved(settings, data)
+    notes += [
+        f"The recipe of {data.id} has settings for '{name}', which is no algorithm."
+        for name in recipe
+        if name not in ALGORITHMS and name != algorithm.name
+    ]
     source = source_of(settings.algo)
     run = Run(
         settings=settings,
@@ -258,10 +264,13 @@ def _held_out(n_episodes: int, holdout: float) -> tuple[int, ...]:
     return tuple(int(i) for i in np.sort(chosen))
 
 
-def _recipe_table(dataset: Dataset, algorithm: str) -> dict[str, Any]:
-    recipe = (dataset.metadata.get("offrl") or {}).get("recipe") or {}
-    table = recipe.get(algorithm, {}) if isinstance(recipe, dict) else {}
-    return table if isinstance(table, dict) else {}
+def _recipe_tables(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Settings of algorithms that the dataset's recipe brings, by the algorithm's name."""
+    tables: Any = dataset.metadata
+    for key in ("offrl", "recipe", "algorithms"):
+        tables = tables.get(key) if isinstance(tables, dict) else None
+    found = tables if isinstance(tables, dict) else {}
+    return {name: table for name, table in found.items() if isinstance(table, dict)}
 
 
 def _default_folder(algorithm: str, dataset: str) -> Path:

@@ -11,6 +11,7 @@ from training_runs import SHORT, outcome, saved_dataset, settings_of, tree
 import offrl
 from offrl import plan as planning
 from offrl.algos import get
+from offrl.collect.recorder import record
 from offrl.data.dataset import Dataset
 from offrl.errors import ConfigError, IncompatibleVersionError, NotFoundError
 from offrl.plan import resolve
@@ -55,7 +56,7 @@ class Mine(Algorithm[Settings]):
 
 def with_recipe(**table: Any) -> Dataset:
     data = toy_dataset(discrete=False, episodes=6)
-    data.metadata["offrl"] = {"recipe": {"awr": table}}
+    data.metadata["offrl"] = {"recipe": {"algorithms": {"awr": table}}}
     return data
 
 
@@ -375,3 +376,15 @@ def test_a_file_of_ones_own_hides_no_module(tmp_path: Path):
     (tmp_path / "statistics.py").write_text(MINE)
     get(f"{tmp_path / 'statistics.py'}:Mine")
     assert sys.modules["statistics"] is statistics
+
+
+def test_the_settings_of_a_recipe_file_reach_the_runs_on_what_it_collects(tmp_path: Path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'id = "me/pendulum-v0"\nenv = "Pendulum-v1"\nepisodes = 2\nseed = 0\n'
+        '[[behaviors]]\npolicy = "random"\n[awr]\ntemperature = 0.25\n[awrr]\nlr = 1.0\n'
+    )
+    data = record(recipe)
+    plan = resolve("awr", data)
+    assert plan.run.config["temperature"] == 0.25
+    assert any("'awrr'" in note for note in plan.notes)
