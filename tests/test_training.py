@@ -37,7 +37,7 @@ REF = "toy/box-v0"
 
 @pytest.fixture
 def spread(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[str]"]:
-    """Seeds go to two processes however short the run is; the list holds those that were started."""
+    """Seeds go to two processes however short the run is; those that were started."""
     started: list[subprocess.Popen[str]] = []
     start = workers._start
 
@@ -269,7 +269,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     events = train(plan)
     next(events)
     try:
-        with pytest.raises(LockedError, match="Another process is training in .*run"):
+        with pytest.raises(LockedError, match=r"Another process is training in .*run"):
             fit("bc", REF, out=tmp_path / "run", resume=True)
     finally:
         events.close()
