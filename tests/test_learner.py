@@ -18,6 +18,9 @@ from offrl.errors import NumericsError
 from offrl.learner import Learner, Progress, adam, initial_state, make_update, steps
 from offrl.testing import Trial, small_config, toy_dataset
 
+# Raised where torch's compiler imports torch's own modules.
+TORCHS_OWN_WARNING = pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning")
+
 EMPTY = torch.zeros(0)
 BATCH = Batch(EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, {}, {})
 
@@ -217,6 +220,7 @@ def test_columns_are_computed_at_refreshes_and_once_more_where_a_run_goes_on():
     assert calls == [12, 24]
 
 
+@TORCHS_OWN_WARNING
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "stages"), [("bc", 1), ("awr", 2)])
 def test_each_stage_is_one_graph_and_resuming_or_another_seed_adds_none(
@@ -245,6 +249,7 @@ def test_each_stage_is_one_graph_and_resuming_or_another_seed_adds_none(
     assert counters["stats"]["unique_graphs"] == stages
 
 
+@TORCHS_OWN_WARNING
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_compiled_update_computes_what_the_eager_one_does(precision: str):
