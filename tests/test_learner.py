@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from offrl import learner as learning
 from offrl.algos import get
 from offrl.batch import Batch
-from offrl.errors import NumericsError
+from offrl.errors import NumericsError, OffrlError
 from offrl.learner import Learner, Progress, adam, initial_state, make_update, steps
 from offrl.testing import Trial, small_config, toy_dataset
 
@@ -247,6 +247,22 @@ def test_each_stage_is_one_graph_and_resuming_or_another_seed_adds_none(
         for _ in steps(trial.algorithm, other, sampler, begin, 30, update):
             pass
     assert counters["stats"]["unique_graphs"] == stages
+
+
+@TORCHS_OWN_WARNING
+@pytest.mark.slow
+def test_an_update_that_cannot_be_traced_says_so_with_the_way_out():
+    trial = Trial(get("bc"), discrete=False)
+
+    def untraceable(learner: Learner, batch: Batch, stage: str) -> Any:
+        return learner, {"policy/loss": torch.tensor(float(input()))}
+
+    trial.algorithm.update = untraceable
+    modules, sampler, now = trial.begin()
+    update = make_update(trial.algorithm, modules, compiled=True)
+    with pytest.raises(OffrlError, match="update of bc cannot be compiled") as caught:
+        update(now.state, sampler[0], "update")
+    assert "--compile off" in caught.value.remedy
 
 
 @TORCHS_OWN_WARNING

@@ -293,8 +293,25 @@ def test_a_short_run_stays_eager_and_a_missing_compiler_is_told(monkeypatch: pyt
     monkeypatch.setattr(planning.shutil, "which", lambda _: None)
     long = resolve("bc", data, steps=10**6)
     assert long.run.settings.compile == "off"
-    assert long.notes == ("No C++ compiler: running eager, which is slower.",)
-    with pytest.raises(ConfigError, match=r"needs a C.. compiler and there is none"):
+    assert long.notes == ("Running eager, which is slower: there is no C++ compiler.",)
+    with pytest.raises(ConfigError, match=r"cannot be compiled: there is no C.. compiler"):
+        resolve("bc", data, compile="on")
+
+
+def test_a_compiler_that_is_there_and_does_not_work_is_found_by_trying(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("omp.h: no such file.\nand a page more")
+
+    monkeypatch.setattr(planning.torch, "compile", broken)
+    monkeypatch.setattr(planning.shutil, "which", lambda _: "/usr/bin/c++")
+    data = toy_dataset(discrete=True)
+    said = "torch's compiler does not work here (omp.h: no such file)"
+    found = resolve("bc", data, steps=10**6)
+    assert found.run.settings.compile == "off"
+    assert found.notes == (f"Running eager, which is slower: {said}.",)
+    with pytest.raises(ConfigError, match="cannot be compiled: torch's compiler does not work"):
         resolve("bc", data, compile="on")
 
 
