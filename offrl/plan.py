@@ -139,7 +139,8 @@ def resolve(
             for name, was in old.versions.items()
             if run.versions.get(name) != was
         ]
-        run = old
+        # The user's file may be typed by another path now; that is the one to open again.
+        run = replace(old, settings=replace(old.settings, algo=settings.algo))
     where = folder or _default_folder(algorithm.name, data.id)
     return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
 

@@ -369,6 +369,30 @@ def test_changed_code_is_a_changed_setting(tmp_path: Path):
         resolve(algo, out=tmp_path / "run", resume=True)
 
 
+def test_the_copy_in_the_run_goes_on_where_the_file_is_lost(tmp_path: Path):
+    saved_dataset()
+    algo = own_code(tmp_path)
+    whole = fit(algo, "toy/box-v0", out=tmp_path / "whole", **settings_of("bc"))
+    events = train(
+        resolve(
+            algo,
+            "toy/box-v0",
+            out=tmp_path / "run",
+            hyperparameters={"hidden_size": 8, "batch_size": 16},
+            **SHORT,
+        )
+    )
+    for _ in range(5):
+        next(events)
+    events.close()
+    (tmp_path / "mine.py").unlink()
+    copy = f"{tmp_path / 'run' / 'algorithm.py'}:Mine"
+    plan = resolve(copy, out=tmp_path / "run", resume=True)
+    assert plan.run.settings.algo == copy
+    list(train(plan))
+    assert outcome(tmp_path / "run") == outcome(whole.dir)
+
+
 @pytest.mark.parametrize(
     ("text", "named", "said"),
     [
