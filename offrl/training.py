@@ -258,7 +258,7 @@ class _Job:
             yield Diverged(seed, now.step, error.cause)
             return
         except (KeyboardInterrupt, SystemExit, GeneratorExit, EnvError, WorkError):
-            if done.step != self.saved:
+            if done.step > self.saved:
                 self._save(done)  # stopped: lose nothing that was reported
             raise
         yield Finished(seed, now.step, time.perf_counter() - self.began)
