@@ -24,6 +24,7 @@ ENV_STEPS = "Environment steps to reach: the fewest whole episodes that hold the
 SEED = "Seed of everything random; the same seed gives the same fingerprint."
 OUT = "Id of the dataset (the recipe's own by default)."
 RESUME = "Go on where a stopped collection of the same settings ended."
+WORKERS = "Processes that collect, with one environment each; the data is the same for any number."
 OVERWRITE = "Replace a dataset of the same id."
 
 
@@ -36,6 +37,9 @@ RENAMED = {
     "--total-timesteps": "--env-steps",
     "--timesteps": "--env-steps",
     "--env-id": "--env",
+    "--n-envs": "--workers (a process each)",
+    "--num-workers": "--workers",
+    "--n-jobs": "--workers",
     "--output": "--out",
     "--dataset": "--out",
     "--dataset-id": "--out",
@@ -70,6 +74,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[str | None, typer.Option(metavar="ID", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
+        workers: Annotated[int, typer.Option(metavar="K", parser=positive, help=WORKERS)] = 1,
     ) -> Answer:
         """Make a dataset by acting.
 
@@ -91,6 +96,7 @@ def register(app: typer.Typer) -> None:
                 out=out,
                 resume=resume,
                 overwrite=overwrite,
+                workers=workers,
                 progress=counter,
             )
         summary = data.summary()
