@@ -5,12 +5,11 @@ from typing import Any
 
 import gymnasium
 
-from offrl.collect.behaviors import Behavior, build, from_callable
+from offrl.collect.behaviors import AGENTS, Behavior, build, from_callable
 from offrl.collect.controllers import CONTROLLERS
 from offrl.collect.episodes import Actor
 from offrl.data.recipe import BehaviorSpec
 
-AGENTS = ("sb3:", "run:")
 Policy = str | BehaviorSpec | Behavior | Callable[..., Any]
 
 

@@ -4,6 +4,8 @@
     NAME or FILE.py:NAME    a deterministic action                    none (NaN); log 1 if discrete
       ,noise=S              + normal noise, truncated to the bounds   the renormalised density
       ,epsilon=E            or a uniform action with probability E    the mixture's, both parts
+    sb3:FILE.zip, run:DIR   a trained agent's mode, as above
+      ,stochastic           a draw of the agent's own distribution    its own (see `distributions`)
 
 The log-probability is that of the *executed* action (as the environment receives it, in its dtype)
 under the whole behaviour, so a uniform action of an epsilon mixture is scored by the mixture.
@@ -27,6 +29,7 @@ from offrl.collect.usercode import load_function, takes_rng
 from offrl.data.recipe import BehaviorSpec
 from offrl.errors import ConfigError, OffrlError, suggest
 
+AGENTS = ("sb3:", "run:")
 _BLOCK = 64  # uniform actions drawn at once: a draw of one costs almost as much as one of 64
 
 
@@ -198,6 +201,10 @@ def build(
             )
         _deterministic(spec)
         return RandomBehavior(action_space)
+    if name.startswith(AGENTS):
+        from offrl.collect.agents import agent_behavior  # it puts noise around agents with `around`
+
+        return agent_behavior(spec, observation_space, action_space)
     if ".py:" in name:
         function = load_function(name)
         if takes_rng(function, name):
@@ -207,7 +214,8 @@ def build(
         known = ("random", *CONTROLLERS)
         raise ConfigError(
             f"There is no policy '{name}'.{suggest(name, known)}",
-            f"Known are {', '.join(known)}, and a function of yours as FILE.py:FUNCTION.",
+            f"Known are {', '.join(known)}, agents as sb3:FILE.zip or run:DIR, and a function of "
+            "yours as FILE.py:FUNCTION.",
         )
     CONTROLLERS[name].check(name, observation_space, action_space)
     return around(CONTROLLERS[name].act, spec, action_space)

@@ -16,6 +16,8 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from offrl.collect.actors import Policy, actors_of, is_data, listed, spec_of
+from offrl.collect.agents import agent_source
+from offrl.collect.behaviors import AGENTS
 from offrl.collect.episodes import Actor, play
 from offrl.collect.pool import pooled
 from offrl.collect.usercode import source_of
@@ -259,7 +261,9 @@ def _plain_spec(world: gymnasium.Env[Any, Any]) -> EnvSpec | None:
 
 
 def _metadata(plan: Recipe) -> dict[str, Any]:
-    sources = {b.policy: source_of(b.policy) for b in plan.behaviors if ".py:" in b.policy}
+    named = {b.policy for b in plan.behaviors}
+    sources: dict[str, Any] = {name: source_of(name) for name in named if ".py:" in name}
+    sources |= {name: agent_source(name) for name in named if name.startswith(AGENTS)}
     metadata: dict[str, Any] = {
         "algorithm_name": "; ".join(str(behavior) for behavior in plan.behaviors),
         "recipe": plan.to_dict(),
