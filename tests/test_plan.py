@@ -293,8 +293,25 @@ def test_a_short_run_stays_eager_and_a_missing_compiler_is_told(monkeypatch: pyt
     monkeypatch.setattr(planning.shutil, "which", lambda _: None)
     long = resolve("bc", data, steps=10**6)
     assert long.run.settings.compile == "off"
-    assert long.notes == ("No C++ compiler: running eager, which is slower.",)
-    with pytest.raises(ConfigError, match=r"needs a C.. compiler and there is none"):
+    assert long.notes == ("Running eager, which is slower: there is no C++ compiler.",)
+    with pytest.raises(ConfigError, match=r"cannot be compiled: there is no C.. compiler"):
+        resolve("bc", data, compile="on")
+
+
+def test_a_compiler_that_is_there_and_does_not_work_is_found_by_trying(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("omp.h: no such file.\nand a page more")
+
+    monkeypatch.setattr(planning.torch, "compile", broken)
+    monkeypatch.setattr(planning.shutil, "which", lambda _: "/usr/bin/c++")
+    data = toy_dataset(discrete=True)
+    said = "torch's compiler does not work here (omp.h: no such file)"
+    found = resolve("bc", data, steps=10**6)
+    assert found.run.settings.compile == "off"
+    assert found.notes == (f"Running eager, which is slower: {said}.",)
+    with pytest.raises(ConfigError, match="cannot be compiled: torch's compiler does not work"):
         resolve("bc", data, compile="on")
 
 
@@ -350,6 +367,30 @@ def test_changed_code_is_a_changed_setting(tmp_path: Path):
     own_code(tmp_path, MINE + "\n# changed\n")
     with pytest.raises(ConfigError, match=r"started otherwise: resolved.source_sha256 is"):
         resolve(algo, out=tmp_path / "run", resume=True)
+
+
+def test_the_copy_in_the_run_goes_on_where_the_file_is_lost(tmp_path: Path):
+    saved_dataset()
+    algo = own_code(tmp_path)
+    whole = fit(algo, "toy/box-v0", out=tmp_path / "whole", **settings_of("bc"))
+    events = train(
+        resolve(
+            algo,
+            "toy/box-v0",
+            out=tmp_path / "run",
+            hyperparameters={"hidden_size": 8, "batch_size": 16},
+            **SHORT,
+        )
+    )
+    for _ in range(5):
+        next(events)
+    events.close()
+    (tmp_path / "mine.py").unlink()
+    copy = f"{tmp_path / 'run' / 'algorithm.py'}:Mine"
+    plan = resolve(copy, out=tmp_path / "run", resume=True)
+    assert plan.run.settings.algo == copy
+    list(train(plan))
+    assert outcome(tmp_path / "run") == outcome(whole.dir)
 
 
 @pytest.mark.parametrize(
