@@ -28,12 +28,14 @@ _MODULES = (
     "numpy dtype", "numpy ndarray", "collections OrderedDict",
     *(f"numpy.{core}.multiarray {name}" for core in ("core", "_core")
       for name in ("_reconstruct", "scalar")),
+    *(f"numpy.{core}.numeric _frombuffer" for core in ("core", "_core")),
     *(f"numpy.random._pickle {name}" for name in (
         "__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor",
     )),
     *(f"numpy.random.{name}" for name in ("_pcg64 PCG64", "_mt19937 MT19937")),
     "numpy.random.bit_generator SeedSequence",
     "numpy.random.bit_generator SeedlessSeedSequence",
+    "numpy.random.bit_generator __pyx_unpickle_SeedSequence",
 )  # fmt: skip
 KNOWN = frozenset(_MODULES)
 _MARK = object()
@@ -176,14 +178,19 @@ def _run(content: bytes, path: Path) -> Any:
 _LITERALS = {
     "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT",
     "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BYTEARRAY8",
 }  # fmt: skip
 
 
 def _array(value: Any) -> npt.NDArray[np.float64]:
     """Return a record of an array, as numpy writes it, as numbers."""
-    if not isinstance(value, _Record) or not value.name.endswith("multiarray _reconstruct"):
+    # Fortran's order, which both forms may name, is no different in one dimension.
+    if isinstance(value, _Record) and value.name.endswith("numeric _frombuffer"):
+        content, kind, shape, _ = value.args
+    elif isinstance(value, _Record) and value.name.endswith("multiarray _reconstruct"):
+        _, shape, kind, _, content = value.state
+    else:
         raise ValueError("its statistics are not arrays")
-    _, shape, kind, _, content = value.state  # Fortran's order matters not to one dimension
     numbers = np.frombuffer(content, _kind(kind))
     return numbers.reshape(shape).astype(np.float64)
 
