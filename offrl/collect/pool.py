@@ -19,7 +19,7 @@ from offrl import errors
 from offrl.collect import worker
 from offrl.collect.frames import episode_of, read_message
 from offrl.data.episodes import Episode
-from offrl.errors import OffrlError, WorkError
+from offrl.errors import NotFoundError, OffrlError, WorkError
 
 _AHEAD = 2  # numbers that a process holds, so that it never waits for the next
 _EARLY = 4  # finished episodes per process that wait here for one before them
@@ -82,7 +82,7 @@ def _ordered(
             raise _ended(processes[k])
         header, _ = message
         if header["episode"] is None:
-            raise _told(header)
+            raise _unmade(header)
         holding[k] -= 1
         early[header["episode"]] = message
         while wanted in early:
@@ -134,6 +134,14 @@ def _listen(
 def _told(header: Mapping[str, Any]) -> OffrlError:
     kind = getattr(errors, header["error"], OffrlError)
     return kind(header["cause"], header["remedy"])
+
+
+def _unmade(header: Mapping[str, Any]) -> OffrlError:
+    """Return why another process could not make what this one has made already."""
+    told = _told(header)
+    if isinstance(told, NotFoundError):
+        told.remedy = "What this process registered others lack: give module:Id-v0, or workers=1."
+    return told
 
 
 def _ended(process: "subprocess.Popen[bytes]") -> WorkError:

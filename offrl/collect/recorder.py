@@ -20,8 +20,9 @@ from offrl.collect.agents import agent_source
 from offrl.collect.behaviors import AGENTS
 from offrl.collect.episodes import Actor, play
 from offrl.collect.pool import pooled
+from offrl.collect.room import warn_of_want
 from offrl.collect.usercode import source_of
-from offrl.data.catalogue import dataset_path
+from offrl.data.catalogue import dataset_path, datasets_root
 from offrl.data.dataset import Dataset, load
 from offrl.data.episodes import Episode
 from offrl.data.publishing import unfinished_folder
@@ -72,6 +73,7 @@ def record(
         return done
     with _world(plan, env) as world:
         actors = actors_of(plan.behaviors, world, given)
+        warn_of_want(plan, world, datasets_root())
         with Writer(
             plan.id,
             world.observation_space,

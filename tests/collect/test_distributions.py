@@ -35,8 +35,8 @@ def mass_between(distribution: Distribution, a: float, b: float) -> float:
     edges = {LOW: -36.0, HIGH: 36.0}
     if isinstance(distribution, Squashed):  # beyond these an action is rounded to the bound
         edges = {LOW: 2.0 * stretch.first[0], HIGH: 2.0 * stretch.last[0]}
-    ends = [edges[x] if x in edges else math.log((x - LOW) / (HIGH - x)) for x in (a, b)]
-    at = np.linspace(*ends, max(200, int((ends[1] - ends[0]) * 50)))
+    first, last = (edges[x] if x in edges else math.log((x - LOW) / (HIGH - x)) for x in (a, b))
+    at = np.linspace(first, last, max(200, int((last - first) * 50)))
     x = LOW + (HIGH - LOW) * special.expit(at)
     slope = (x - LOW) * (HIGH - x) / (HIGH - LOW)
     heights = [density(distribution, v) if LOW < v < HIGH else 0.0 for v in x]

@@ -365,9 +365,7 @@ class TestAFileThatIsOff:
 
 
 class TestRecording:
-    def test_keeps_what_identifies_the_agent_and_goes_on_by_the_id_alone(
-        self, path: Path
-    ) -> None:
+    def test_keeps_what_identifies_the_agent_and_goes_on_by_the_id_alone(self, path: Path) -> None:
         space = spaces.Box(-2.0, 2.0, (1,), np.float32)
         save_agent(path, "ppo", space)
         options: dict[str, Any] = {
@@ -424,7 +422,9 @@ class TestPublishedAgents:
             found = agent(path, space, spaces.Box(-np.inf, np.inf, (n,), np.float64))
             obs = np.random.default_rng(0).normal(size=(50, n))
             ours = np.array([found.mode(o) for o in obs])
-            np.testing.assert_allclose(ours, _reference(reference, obs), atol=5e-5, err_msg=path.name)
+            np.testing.assert_allclose(
+                ours, _reference(reference, obs), atol=5e-5, err_msg=path.name
+            )
 
     @pytest.mark.parametrize("name", REAL)
     def test_reach_the_returns_they_are_published_with(self, realdata: Path, name: str) -> None:
