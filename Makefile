@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UP_TO_DATE := $(VENV)/.up-to-date
 
-.PHONY: install demo test test-all check format lint types imports bench
+.PHONY: install demo test test-all check format lint types imports bench bench-recorder
 
 install: $(UP_TO_DATE)
 
@@ -51,3 +51,15 @@ $(PEER)/.up-to-date: benchmarks/d3rlpy-constraints.txt
 
 bench: install $(PEER)/.up-to-date
 	$(BIN)/python -m benchmarks
+
+# Agents to record with: a folder of ALGO/ENV.zip.
+AGENTS ?= ../shared/realdata/rl-trained-agents/zips
+SB3 := .venv-sb3
+$(SB3)/.up-to-date: benchmarks/sb3-constraints.txt
+	@test -x $(SB3)/bin/python || $(PYTHON) -m venv $(SB3)
+	$(SB3)/bin/python -m pip install --quiet --constraint $< torch
+	$(SB3)/bin/python -m pip install --quiet --constraint $< stable-baselines3 sb3-contrib 'gymnasium[mujoco]'
+	@touch $@
+
+bench-recorder: install $(SB3)/.up-to-date
+	$(BIN)/python -m benchmarks.recorder --peer $(SB3)/bin/python --agents $(AGENTS)

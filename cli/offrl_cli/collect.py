@@ -15,15 +15,17 @@ from offrl_cli.values import natural, positive
 RECIPE = "A shipped recipe (offrl/pendulum/medium-v0; offrl data list names them) or a TOML file."
 ENV = "Environment id, where no recipe is given."
 POLICY = (
-    "random, pendulum-swing-up, cartpole-balance or mountain-car-pump, with options: "
-    "pendulum-swing-up,noise=0.3,epsilon=0.5,weight=2; or a function of yours, FILE.py:FUNCTION "
-    "of obs, or of obs and rng. Several share the episodes by weight."
+    "random; pendulum-swing-up, cartpole-balance or mountain-car-pump; an agent, sb3:FILE.zip or "
+    "run:DIR; or a function of yours, FILE.py:FUNCTION of obs, or of obs and rng. With options: "
+    "NAME,noise=0.3,epsilon=0.5,weight=2, and for agents ,stochastic to sample instead of acting "
+    "by the mode. Several share the episodes by weight."
 )
 EPISODES = "Episodes to collect."
 ENV_STEPS = "Environment steps to reach: the fewest whole episodes that hold them."
 SEED = "Seed of everything random; the same seed gives the same fingerprint."
 OUT = "Id of the dataset (the recipe's own by default)."
 RESUME = "Go on where a stopped collection of the same settings ended."
+WORKERS = "Processes that collect, with one environment each; the data is the same for any number."
 OVERWRITE = "Replace a dataset of the same id."
 
 
@@ -36,6 +38,9 @@ RENAMED = {
     "--total-timesteps": "--env-steps",
     "--timesteps": "--env-steps",
     "--env-id": "--env",
+    "--n-envs": "--workers (a process each)",
+    "--num-workers": "--workers",
+    "--n-jobs": "--workers",
     "--output": "--out",
     "--dataset": "--out",
     "--dataset-id": "--out",
@@ -70,6 +75,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[str | None, typer.Option(metavar="ID", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
+        workers: Annotated[int, typer.Option(metavar="K", parser=positive, help=WORKERS)] = 1,
     ) -> Answer:
         """Make a dataset by acting.
 
@@ -91,6 +97,7 @@ def register(app: typer.Typer) -> None:
                 out=out,
                 resume=resume,
                 overwrite=overwrite,
+                workers=workers,
                 progress=counter,
             )
         summary = data.summary()

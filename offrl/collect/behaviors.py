@@ -4,6 +4,8 @@
     NAME or FILE.py:NAME    a deterministic action                    none (NaN); log 1 if discrete
       ,noise=S              + normal noise, truncated to the bounds   the renormalised density
       ,epsilon=E            or a uniform action with probability E    the mixture's, both parts
+    sb3:FILE.zip, run:DIR   a trained agent's mode, as above
+      ,stochastic           a draw of the agent's own distribution    its own (see `distributions`)
 
 The log-probability is that of the *executed* action (as the environment receives it, in its dtype)
 under the whole behaviour, so a uniform action of an epsilon mixture is scored by the mixture.
@@ -18,6 +20,7 @@ from gymnasium import spaces
 
 from offrl.collect.controllers import CONTROLLERS, Controller
 from offrl.collect.densities import (
+    FewCoordinates,
     UniformActions,
     truncated_mass,
     truncated_normal_log_density,
@@ -27,6 +30,7 @@ from offrl.collect.usercode import load_function, takes_rng
 from offrl.data.recipe import BehaviorSpec
 from offrl.errors import ConfigError, OffrlError, suggest
 
+AGENTS = ("sb3:", "run:")
 _BLOCK = 64  # uniform actions drawn at once: a draw of one costs almost as much as one of 64
 
 
@@ -97,6 +101,8 @@ class BoxController:
         self._uniform = UniformActions(space) if epsilon else None
         if noise and not np.issubdtype(space.dtype, np.floating):
             raise ConfigError(f"noise needs real actions, not {space.dtype}.", "Use epsilon.")
+        few = noise and space.low.size <= FewCoordinates.MOST and space.low.ndim == 1
+        self._few = FewCoordinates(noise, self._low, self._high) if few else None
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin an episode; nothing is remembered between steps."""
@@ -104,6 +110,14 @@ class BoxController:
     def act(self, obs: Any, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Return an action [*shape] and its log-density in environment action units."""
         action = mean = _inside(self._choose(obs), self._space)
+        if self._few is not None and (masses := self._few.masses(mean.tolist())) is not None:
+            if self._uniform is not None and rng.random() < self._epsilon:
+                action = self._uniform.block(1, rng)[0]
+            else:
+                drawn = self._few.draw(mean.tolist(), masses, rng)
+                action = np.array(drawn, self._space.dtype)
+            own = self._few.log_density(action.tolist(), mean.tolist(), masses)
+            return action, self._mixed(own)
         mass = self._mass(mean) if self._noise else None
         if self._uniform is not None and rng.random() < self._epsilon:
             action = self._uniform.block(1, rng)[0]
@@ -122,13 +136,16 @@ class BoxController:
         own = truncated_normal_log_density(
             action, mean, self._noise, self._low, self._high, mass
         )  # fmt: skip
-        total = float(own.sum())
+        return self._mixed(float(own.sum()))
+
+    def _mixed(self, own: float) -> float:
+        """Return the log-density of the mixture where `own` is that of the noise alone."""
         if self._uniform is None:
-            return total
+            return own
         if self._epsilon == 1.0:
             return self._uniform.log_density
         uniform = math.log(self._epsilon) + self._uniform.log_density
-        return float(np.logaddexp(math.log1p(-self._epsilon) + total, uniform))
+        return float(np.logaddexp(math.log1p(-self._epsilon) + own, uniform))
 
     def _mass(self, mean: Any) -> Any:
         return truncated_mass(mean, self._noise, self._low, self._high)
@@ -198,6 +215,10 @@ def build(
             )
         _deterministic(spec)
         return RandomBehavior(action_space)
+    if name.startswith(AGENTS):
+        from offrl.collect.agents import agent_behavior  # it puts noise around agents with `around`
+
+        return agent_behavior(spec, observation_space, action_space)
     if ".py:" in name:
         function = load_function(name)
         if takes_rng(function, name):
@@ -207,7 +228,8 @@ def build(
         known = ("random", *CONTROLLERS)
         raise ConfigError(
             f"There is no policy '{name}'.{suggest(name, known)}",
-            f"Known are {', '.join(known)}, and a function of yours as FILE.py:FUNCTION.",
+            f"Known are {', '.join(known)}, agents as sb3:FILE.zip or run:DIR, and a function of "
+            "yours as FILE.py:FUNCTION.",
         )
     CONTROLLERS[name].check(name, observation_space, action_space)
     return around(CONTROLLERS[name].act, spec, action_space)

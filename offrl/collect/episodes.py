@@ -5,8 +5,9 @@ actors by quota      whoever is furthest behind their share of the episodes acts
 (seed, episode)      one stream seeds the environment, another one the behaviour
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -40,10 +41,18 @@ def play(
     Raises WorkError naming the policy or the environment, the episode and the step where one of
     them raises or answers with something that is not an action or a step.
     """
-    order = quota([actor.weight for actor in actors])
-    for _ in range(first):
-        next(order)
-    for number, index in enumerate(order, start=first):
+    return play_numbers(env, actors, itertools.count(first), seed=seed)
+
+
+def play_numbers(
+    env: gymnasium.Env[Any, Any], actors: Sequence[Actor], numbers: Iterable[int], *, seed: int
+) -> Iterator[Episode]:
+    """Yield the episodes of the given numbers, each what `play` would yield under its number."""
+    turns, known = quota([actor.weight for actor in actors]), list[int]()
+    for number in numbers:
+        while len(known) <= number:
+            known.append(next(turns))
+        index = known[number]
         yield _episode(env, actors[index], index, number, seed)
 
 

@@ -7,19 +7,22 @@ are asked for, and a resumed recording is the uninterrupted one.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from offrl.collect.behaviors import Behavior, build, from_callable
-from offrl.collect.controllers import CONTROLLERS
+from offrl.collect.actors import Policy, actors_of, is_data, listed, spec_of
+from offrl.collect.agents import agent_source
+from offrl.collect.behaviors import AGENTS
 from offrl.collect.episodes import Actor, play
+from offrl.collect.pool import pooled
+from offrl.collect.room import warn_of_want
 from offrl.collect.usercode import source_of
-from offrl.data.catalogue import dataset_path
+from offrl.data.catalogue import dataset_path, datasets_root
 from offrl.data.dataset import Dataset, load
 from offrl.data.episodes import Episode
 from offrl.data.publishing import unfinished_folder
@@ -28,8 +31,6 @@ from offrl.data.shards import read_manifest
 from offrl.data.writer import Writer, require_finite
 from offrl.environments import make_env
 from offrl.errors import ConfigError, CorruptDataError, UnsafeDataError, WorkError
-
-Policy = str | BehaviorSpec | Behavior | Callable[..., Any]
 
 
 def record(
@@ -43,6 +44,7 @@ def record(
     out: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Record a recipe, or policies in an environment, as the dataset `out` and return it.
@@ -51,24 +53,27 @@ def record(
     log-probability), or an object with `reset(rng)` and `act(obs, rng)`. `env_steps` records the
     shortest prefix of whole episodes that reaches it. An interrupted recording keeps its finished
     episodes; `resume=True` with the same `out` continues it, with no other argument needed.
+    `workers` processes, with an environment each, record the same data as one.
 
     Raises ConfigError for words that are off, before anything is written; WorkError naming policy
     or environment, episode and step where one of them raises; CorruptDataError where the
     environment gives a number that is not finite.
     """
-    listed = _listed(policies)
-    if recipe is None and env is None and not listed and resume and out is not None:
+    given = listed(policies)
+    if recipe is None and env is None and not given and resume and out is not None:
         kept = _kept_recipe(out)
         if isinstance(kept, Dataset):
             return kept
         recipe = kept
-    plan = _plan(recipe, env, listed, episodes, env_steps, seed, out)
+    plan = _plan(recipe, env, given, episodes, env_steps, seed, out)
+    _check_workers(workers, env, given)
     if plan.id is None:
         raise ConfigError("The data has no name to be written under.", "Give --out me/name-v0.")
     if resume and not overwrite and (done := _finished(plan, plan.id)) is not None:
         return done
     with _world(plan, env) as world:
-        actors = _actors(plan, listed, world)
+        actors = actors_of(plan.behaviors, world, given)
+        warn_of_want(plan, world, datasets_root())
         with Writer(
             plan.id,
             world.observation_space,
@@ -78,7 +83,8 @@ def record(
             overwrite=overwrite,
             resume=resume,
         ) as writer:
-            _fill(writer, world, actors, plan, progress)
+            with closing(_episodes(plan, world, actors, env, workers, writer)) as episodes_played:
+                _fill(writer, episodes_played, plan, progress)
             return writer.close()
 
 
@@ -91,11 +97,11 @@ def run_episodes(
     seed: int | None = None,
 ) -> Iterator[Episode]:
     """Yield what `record` would write, without writing it; errors are those of `record`."""
-    listed = _listed(policies)
-    plan = _plan(recipe, env, listed, episodes, None, seed, None)
+    given = listed(policies)
+    plan = _plan(recipe, env, given, episodes, None, seed, None)
     with _world(plan, env) as world:
         steps = 0
-        for episode in play(world, _actors(plan, listed, world), seed=plan.seed):
+        for episode in play(world, actors_of(plan.behaviors, world, given), seed=plan.seed):
             yield episode
             steps += len(episode)
             if episode.id + 1 >= (plan.episodes or math.inf) or steps >= (
@@ -120,10 +126,50 @@ def _world(
         world.close()
 
 
-def _fill(
-    writer: Writer,
+def _check_workers(
+    workers: int, env: str | gymnasium.Env[Any, Any] | None, given: Sequence[Policy]
+) -> None:
+    if workers < 1:
+        raise ConfigError(f"workers={workers} collects nothing.", "It must be 1 or more.")
+    if workers > 1 and isinstance(env, gymnasium.Env):
+        raise ConfigError(
+            "An environment that was made here cannot act in other processes.",
+            "Give its id (module:Id-v0 for one of yours), or workers=1.",
+        )
+    for policy in given if workers > 1 else ():
+        if not isinstance(policy, str | BehaviorSpec):
+            raise ConfigError(
+                f"{spec_of(policy).policy} exists in this process and cannot act in others.",
+                "Name it by path, FILE.py:FUNCTION, or use workers=1.",
+            )
+
+
+def _episodes(
+    plan: Recipe,
     world: gymnasium.Env[Any, Any],
     actors: Sequence[Actor],
+    env: str | gymnasium.Env[Any, Any] | None,
+    workers: int,
+    writer: Writer,
+) -> Generator[Episode]:
+    """Yield what the writer lacks, and more where only env_steps says how much that is."""
+    first, stop = writer.n_episodes, plan.episodes
+    if workers == 1 or (stop is not None and stop - first <= 1):
+        yield from play(world, actors, seed=plan.seed, first=first)
+        return
+    request = {
+        "env": plan.env,
+        "trust": env is not None,
+        "seed": plan.seed,
+        "behaviors": [dataclasses.asdict(behavior) for behavior in plan.behaviors],
+    }
+    workers = workers if stop is None else min(workers, stop - first)
+    yield from pooled(request, workers, first=first, stop=stop)
+
+
+def _fill(
+    writer: Writer,
+    episodes: Iterator[Episode],
     plan: Recipe,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -136,7 +182,7 @@ def _fill(
 
     if not wanted():
         return
-    for episode in play(world, actors, seed=plan.seed, first=writer.n_episodes):
+    for episode in episodes:
         try:
             require_finite(episode)
             writer.add(episode)
@@ -185,7 +231,7 @@ def _plan(
             )
         plan = Recipe(
             env=_env_name(env),
-            behaviors=tuple(_spec_of(policy) for policy in policies),
+            behaviors=tuple(spec_of(policy) for policy in policies),
             **(amount or {"episodes": None, "env_steps": None}),
             seed=seed or 0,
             id=out,
@@ -204,39 +250,10 @@ def _of_file(name: str | Path) -> Recipe:
     return recipe
 
 
-def _listed(policies: Policy | Sequence[Policy]) -> list[Policy]:
-    if isinstance(policies, str | BehaviorSpec | Behavior) or callable(policies):
-        return [policies]
-    return list(policies)
-
-
 def _env_name(env: str | gymnasium.Env[Any, Any]) -> str:
     if isinstance(env, str):
         return env
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-
-
-def _spec_of(policy: Policy) -> BehaviorSpec:
-    if isinstance(policy, BehaviorSpec):
-        return policy
-    if isinstance(policy, str):
-        return BehaviorSpec.parse(policy)
-    return BehaviorSpec(str(getattr(policy, "__qualname__", type(policy).__qualname__)))
-
-
-def _actors(
-    plan: Recipe, policies: Sequence[Policy], world: gymnasium.Env[Any, Any]
-) -> tuple[Actor, ...]:
-    spaces = world.observation_space, world.action_space
-    given = [*policies] or [*plan.behaviors]
-    actors: list[Actor] = []
-    for spec, policy in zip(plan.behaviors, given, strict=True):
-        if isinstance(policy, str | BehaviorSpec):
-            actors.append(Actor(spec.policy, build(spec, *spaces), spec.weight))
-        else:
-            name, behavior = from_callable(policy, world.action_space)
-            actors.append(Actor(name, behavior, spec.weight))
-    return tuple(actors)
 
 
 def _plain_spec(world: gymnasium.Env[Any, Any]) -> EnvSpec | None:
@@ -246,7 +263,9 @@ def _plain_spec(world: gymnasium.Env[Any, Any]) -> EnvSpec | None:
 
 
 def _metadata(plan: Recipe) -> dict[str, Any]:
-    sources = {b.policy: source_of(b.policy) for b in plan.behaviors if ".py:" in b.policy}
+    named = {b.policy for b in plan.behaviors}
+    sources: dict[str, Any] = {name: source_of(name) for name in named if ".py:" in name}
+    sources |= {name: agent_source(name) for name in named if name.startswith(AGENTS)}
     metadata: dict[str, Any] = {
         "algorithm_name": "; ".join(str(behavior) for behavior in plan.behaviors),
         "recipe": plan.to_dict(),
@@ -273,8 +292,8 @@ def _kept_recipe(out: str) -> Recipe | Dataset:
             f"There is no recording of {out} to continue.", "Name a recipe, or --env and --policy."
         )
     recipe = Recipe.from_dict(offrl["recipe"], f"the recording of {out}")
-    # Code is run because the user gave it, and nobody gave this one.
-    unnamed = [b.policy for b in recipe.behaviors if b.policy not in ("random", *CONTROLLERS)]
+    # Code is run because the user gave it, and nobody gave this one; agents are data.
+    unnamed = [b.policy for b in recipe.behaviors if not is_data(b.policy)]
     if unnamed:
         raise ConfigError(
             f"{out} was begun with the code {unnamed[0]}.",

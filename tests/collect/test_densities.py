@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from offrl.collect.densities import (
+    FewCoordinates,
     UniformActions,
     log_normal_mass,
     truncated_normal_log_density,
@@ -94,6 +95,30 @@ class TestTheTruncatedNormal:
         )
         assert ((draws >= -1.0) & (draws <= 1.0)).all()
         assert np.abs(draws - np.sign(mean)).max() < 0.1
+
+
+class TestFewCoordinates:
+    low, high = np.array([-1.0, -2.0, 0.0]), np.array([2.0, 2.0, 0.5])
+
+    @given(mean=st.lists(st.floats(-3.0, 3.0), min_size=3, max_size=3), std=stds)
+    def test_are_drawn_and_scored_to_the_last_bit_as_arrays_are(
+        self, mean: list[float], std: float
+    ) -> None:
+        few = FewCoordinates(std, self.low, self.high)
+        masses = few.masses(mean)
+        if masses is None:
+            return
+        drawn = few.draw(mean, masses, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        expected = truncated_normal_sample(mean, std, self.low, self.high, rng)
+        assert drawn == expected.tolist()
+        density = truncated_normal_log_density(drawn, mean, std, self.low, self.high)
+        assert few.log_density(drawn, mean, masses) == float(density.sum())
+
+    def test_leave_what_needs_care_to_arrays(self) -> None:
+        assert FewCoordinates(1.0, self.low, self.high).masses([0.0, 0.0, 0.0]) is not None
+        assert FewCoordinates(0.01, self.low, self.high).masses([0.0, 0.0, 0.0]) is None
+        assert FewCoordinates(1e5, self.low, self.high).masses([0.0, 0.0, 0.0]) is None
 
 
 class TestUniformActions:

@@ -1,0 +1,118 @@
+"""Policies that offrl trained act in numpy as they do in torch, and score their own logs alike."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+import offrl
+from offrl.collect.agents import Sampling, load_agent
+from offrl.collect.recorder import record
+from offrl.collect.runs import agent_of
+from offrl.data.spec import Spec
+from offrl.errors import ConfigError, NotFoundError
+from offrl.nn import Gaussian, policy_head
+from offrl.policy import Policy
+
+OBS = spaces.Dict({"a": spaces.Box(-5.0, 5.0, (3,), np.float32), "b": spaces.Discrete(2)})
+BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
+CHOICE = spaces.Discrete(4, start=3)
+
+
+def policy(head: str) -> Policy:
+    """A policy with statistics and weights that are not those it begins with."""
+    space = CHOICE if head == "categorical" else BOX
+    spec = Spec(OBS, space)
+    torch.manual_seed(0)
+    network = policy_head(head, spec.obs_dim, spec.action_dim, 16, 2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        buffers = dict(network.named_buffers())
+        buffers["normalize.obs_mean"].copy_(torch.randn(5))
+        buffers["normalize.obs_std"].copy_(torch.rand(5) + 0.5)
+        if "action_low" in buffers:
+            buffers["action_low"].copy_(torch.tensor(BOX.low))
+            buffers["action_high"].copy_(torch.tensor(BOX.high))
+    return Policy(spec, network)
+
+
+def observations(n: int = 100) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    return [{"a": rng.normal(size=3).astype(np.float32), "b": int(i % 2)} for i in range(n)]
+
+
+class OfMyOwn(nn.Module):
+    """A network that offrl knows nothing of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(5, 2)
+
+    def forward(self, obs: torch.Tensor) -> Gaussian:
+        low, high = torch.tensor(BOX.low), torch.tensor(BOX.high)
+        return Gaussian(self.net(obs), torch.full((2,), 0.5), low, high)
+
+
+@pytest.mark.parametrize("head", ["gaussian", "categorical", "deterministic", "mine"])
+class TestATrainedPolicy:
+    def made(self, head: str) -> Policy:
+        torch.manual_seed(0)
+        return Policy(Spec(OBS, BOX), OfMyOwn()) if head == "mine" else policy(head)
+
+    def test_acts_by_its_mode_as_it_predicts(self, head: str) -> None:
+        trained = self.made(head)
+        agent = agent_of(trained)
+        for obs in observations():
+            found = agent.mode(obs)
+            np.testing.assert_allclose(found, trained.predict(obs), atol=1e-6)
+            assert trained.spec.action_space.contains(found)
+
+    def test_is_scored_on_its_own_log_with_ratios_of_one(self, head: str) -> None:
+        trained = self.made(head)
+        agent = agent_of(trained)
+        assert agent.stochastic == (head != "deterministic")
+        if not agent.stochastic:
+            return
+        behavior, rng = Sampling(agent, trained.spec.action_space), np.random.default_rng(0)
+        for obs in observations():
+            action, log_prob = behavior.act(obs, rng)
+            ratio = math.exp(trained.log_prob(obs, np.asarray(action)) - log_prob)
+            assert ratio == pytest.approx(1.0, abs=1e-5)
+
+
+class TestARun:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> str:
+        data = record("offrl/pendulum/medium-v0", episodes=2, out="me/pendulum-v0")
+        offrl.fit("bc", data, steps=20, seeds=(0, 1), out=tmp_path / "run", hidden_size=8)
+        return str(tmp_path / "run")
+
+    def test_acts_in_an_environment_by_its_mode_or_by_chance(self, run: str) -> None:
+        options: dict[str, Any] = {"env": "Pendulum-v1", "episodes": 2}
+        mode = record(**options, policies=f"run:{run}", out="me/mode-v0")
+        assert mode.log_prob == "none"
+        chance = record(**options, policies=f"run:{run},stochastic", out="me/chance-v0")
+        assert chance.log_prob == "logged"
+        trained = offrl.load_policy(run)
+        for episode in chance:
+            logged = episode.behavior_log_prob
+            scored = trained.log_prob(episode.observations[:-1], episode.actions)
+            np.testing.assert_allclose(np.exp(scored - logged), 1.0, atol=1e-5)
+        source = chance.metadata["offrl"]["sources"][f"run:{run}"]
+        assert (source["seed"], source["step"]) == (0, 20)
+        again = record(**options, policies=f"run:{run},stochastic", out="me/b-v0", workers=2)
+        assert again.fingerprint == chance.fingerprint
+        other = record(**options, policies=f"run:{run}/seed_1,stochastic", out="me/c-v0")
+        assert other.fingerprint != chance.fingerprint
+
+    def test_of_another_environment_is_told(self, run: str) -> None:
+        with pytest.raises(ConfigError, match=r"observations of run:.* are not the environment's"):
+            record(env="CartPole-v1", policies=f"run:{run}", episodes=1, out="me/a-v0")
+        with pytest.raises(NotFoundError, match="There is no run"):
+            load_agent("run:nowhere", OBS, BOX)
