@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from offrl.data.checks import check
     from offrl.data.dataset import Dataset, load
     from offrl.data.episodes import Episode
+    from offrl.data.formats import import_file
     from offrl.data.spec import Spec
     from offrl.data.transitions import Transitions
     from offrl.data.writer import Writer
@@ -42,6 +43,7 @@ _HOME = {
     "check": "data.checks",
     "evaluate": "evaluation.evaluate",
     "fit": "training",
+    "import_file": "data.formats",
     "load": "data.dataset",
     "load_policy": "checkpoint",
     "load_run": "checkpoint",
@@ -65,6 +67,7 @@ __all__ = [
     "check",
     "evaluate",
     "fit",
+    "import_file",
     "load",
     "load_policy",
     "load_run",

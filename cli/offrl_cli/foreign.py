@@ -1,0 +1,91 @@
+"""`offrl data import` and `offrl data export`: datasets from and to the formats of others."""
+
+from typing import Annotated, Any
+
+import typer
+
+from offrl_cli.commands import command
+from offrl_cli.data import DataCommand, app, summary_blocks
+from offrl_cli.output import Answer, quoted
+from offrl_cli.stopping import going_on
+from offrl_cli.values import bounds, one_of, positive
+
+FORMATS = ("d4rl", "npz", "rllib", "csv", "parquet")
+FILE = "The file to import: D4RL HDF5, npz, RLlib JSON, CSV or Parquet."
+FORMAT = "The format, where the contents do not say it."
+OUT = "The id of the dataset to make, such as me/shop-v0."
+ENV = "The environment that the log comes from, such as Pendulum-v1: its spaces are taken."
+BOUNDS = "The least and the greatest action, such as -2,2."
+LIMIT = "Episodes of exactly this many steps were cut by a time limit, whatever their flag says."
+BOUNDARIES = "d4rl drops the steps that D4RL's own reader drops: time-outs and the last row."
+SPLIT = "Where flags and observations disagree: end episodes at flags, or at jumps."
+MASKS = "OGBench: split ends an episode where the mask is 0; ignore keeps trajectories whole."
+OVERWRITE = "Replace a dataset of the same id."
+
+
+@command(app, "import", cls=DataCommand)
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help=FILE)],
+    out: Annotated[str, typer.Option(metavar="ID", help=OUT)],
+    format: Annotated[
+        str | None, typer.Option(metavar="|".join(FORMATS), parser=one_of(*FORMATS), help=FORMAT)
+    ] = None,
+    env: Annotated[str | None, typer.Option(metavar="ENV", help=ENV)] = None,
+    action_bounds: Annotated[
+        Any, typer.Option(metavar="LOW,HIGH", parser=bounds, help=BOUNDS)
+    ] = None,
+    time_limit: Annotated[
+        int | None, typer.Option(metavar="STEPS", parser=positive, help=LIMIT)
+    ] = None,
+    boundaries: Annotated[
+        str | None,
+        typer.Option(metavar="keep|d4rl", parser=one_of("keep", "d4rl"), help=BOUNDARIES),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="flags|jumps", parser=one_of("flags", "jumps"), help=SPLIT),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(metavar="split|ignore", parser=one_of("split", "ignore"), help=MASKS),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
+) -> Answer:
+    """Import a log in a foreign format as a dataset; say what was assumed."""
+    from offrl import import_file
+
+    options = {
+        "action_bounds": action_bounds,
+        "boundaries": boundaries,
+        "split": split,
+        "masks": masks,
+    }
+    with going_on(f"offrl data import {quoted(file)} --out {quoted(out)}"):
+        data = import_file(
+            file,
+            out,
+            format=format,
+            env=env,
+            time_limit=time_limit,
+            overwrite=overwrite,
+            **_spaces(env),
+            **options,
+        )
+    summary, source = data.summary(), data.metadata["offrl"]["import"]
+    return Answer(
+        {**summary, "import": source},
+        [*summary_blocks(summary), *(f"note: {note}" for note in source["notes"])],
+        next=f"offrl data check {quoted(data.id)}",
+    )
+
+
+def _spaces(env: str | None) -> dict[str, Any]:
+    if env is None:
+        return {}
+    from offrl.environments import make_env
+
+    made = make_env(env)
+    try:
+        return {"observation_space": made.observation_space, "action_space": made.action_space}
+    finally:
+        made.close()
