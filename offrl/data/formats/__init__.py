@@ -19,6 +19,7 @@ from offrl.errors import ConfigError, suggest
 
 # The function that reads each format; its keyword arguments are the options of the format.
 READERS = {
+    "d4rl": "d4rl:read",
     "npz": "npz:read",
 }
 

@@ -24,9 +24,11 @@ Boundaries = Literal["keep", "d4rl"]
 Split = Literal["flags", "jumps"]
 MAX_PLACES = 5
 JUMPS, UNKNOWN, CONTINUES = -1, 0, 1
-# A step is as large as the usual ones (99 of 100) times this in half of the columns: a jump.
+# What a quarter of the columns must exceed in a jump, and stay below where a log runs on; 1 is what
+# 99 of 100 ordinary steps stay below.
 JUMP, CALM = 3.0, 0.5
-MIN_QUIET, MAX_WIDTH = 50, 1000  # rows to learn the usual from, and columns (no images)
+# Rows to learn the usual from, at least and at most, and columns (no images).
+MIN_QUIET, MAX_FIT, MAX_WIDTH = 50, 20_000, 1000
 # So many episodes of the greatest length, and so long, are no chance.
 LIMIT_STEPS, LIMIT_EPISODES, LIMIT_SHARE = 20, 3, 0.05
 
@@ -106,7 +108,7 @@ def episodes_of(
         ends = flagged | changes | ((course == JUMPS) & certain)
     ends[-1] = True
     notes = _notes(steps, findings, flagged, split)
-    chosen = _Chosen(steps, course, boundaries)
+    chosen = _Chosen(steps, boundaries)
     stops = np.flatnonzero(ends) + 1
     starts = [0, *stops[:-1].tolist()]
     episodes: list[Episode] = []
@@ -125,10 +127,8 @@ def episodes_of(
 class _Chosen:
     """Cuts rows into episodes and remembers where the last observation had to be guessed."""
 
-    def __init__(
-        self, steps: Steps, course: npt.NDArray[np.int8], boundaries: Boundaries
-    ) -> None:
-        self.steps, self.course, self.boundaries = steps, course, boundaries
+    def __init__(self, steps: Steps, boundaries: Boundaries) -> None:
+        self.steps, self.boundaries = steps, boundaries
         self.stand_ins = self.dropped = 0
 
     def episode(self, number: int, first: int, stop: int) -> Episode | None:
@@ -143,9 +143,8 @@ class _Chosen:
             final = steps.obs[last]
         elif steps.next_obs is not None:
             final = steps.next_obs[last]
-        elif self.course[last] == CONTINUES and stop < len(steps):
-            final = steps.obs[stop]
         else:
+            # Not the next row: where it belongs to another episode it must never be paired.
             self.stand_ins += not terminated
             final = steps.obs[last]
         length = stop - first
@@ -201,20 +200,38 @@ def _course(steps: Steps, ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
         course[:-1] = np.where(same.reshape(n - 1, -1).all(axis=1), CONTINUES, JUMPS)
         return course
     flat = steps.obs.reshape(n, -1)
-    quiet = ~ends[:-1]
-    if flat.dtype.kind != "f" or flat.shape[1] > MAX_WIDTH or quiet.sum() < MIN_QUIET:
+    quiet = np.flatnonzero(~ends[:-1])
+    if flat.dtype.kind != "f" or flat.shape[1] > MAX_WIDTH or len(quiet) < MIN_QUIET:
         return course
-    moved = np.abs(np.diff(flat.astype(np.float32), axis=0))
-    moved[~np.isfinite(moved)] = 0
-    usual = np.quantile(moved[quiet], 0.99, axis=0)
-    moves = usual > 0
-    if not moves.any():
-        return course
-    ratio = moved[:, moves] / usual[moves]
-    middle, largest = np.median(ratio, axis=1), ratio.max(axis=1)
-    course[:-1][middle > JUMP] = JUMPS
-    course[:-1][(middle <= CALM) & (largest <= 1)] = CONTINUES
+    surprise = _surprise(flat, steps.action, quiet)
+    if surprise is not None:
+        most, largest = np.quantile(surprise, 0.75, axis=1), surprise.max(axis=1)
+        half = np.median(surprise, axis=1)  # one column may hit a stop; a reset moves all of them
+        course[:-1][(most > JUMP) & (half > 1)] = JUMPS
+        course[:-1][(most <= CALM) & (largest <= 1)] = CONTINUES
     return course
+
+
+def _surprise(
+    flat: npt.NDArray[Any], action: npt.NDArray[Any], quiet: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64] | None:
+    """How far each next row is from what a linear model of the steps foretells, [N-1, columns].
+
+    1 is what 99 of 100 quiet steps stay below. Where a body is at rest or in free motion the model
+    is nearly exact, so that a reset shows even where single steps are as large as a reset.
+    """
+    n = len(flat)
+    acted = action.reshape(n, -1) if action.dtype.kind == "f" else np.zeros((n, 0))
+    known = np.concatenate([flat, acted, np.ones((n, 1))], axis=1).astype(np.float64)[:-1]
+    moved = np.diff(flat.astype(np.float64), axis=0)
+    if not (np.isfinite(known).all() and np.isfinite(moved).all()):
+        return None
+    sample = quiet[:: max(1, len(quiet) // MAX_FIT)]
+    weights, *_ = np.linalg.lstsq(known[sample], moved[sample], rcond=None)
+    left = np.abs(moved - known @ weights)
+    usual = np.quantile(left[quiet], 0.99, axis=0)
+    moves = usual > 1e-9 * (1 + np.abs(flat).max(axis=0))
+    return left[:, moves] / usual[moves] if moves.any() else None
 
 
 def _contradictions(
