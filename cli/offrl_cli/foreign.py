@@ -20,6 +20,20 @@ LIMIT = "Episodes of exactly this many steps were cut by a time limit, whatever 
 BOUNDARIES = "d4rl drops the steps that D4RL's own reader drops: time-outs and the last row."
 SPLIT = "Where flags and observations disagree: end episodes at flags, or at jumps."
 MASKS = "OGBench: split ends an episode where the mask is 0; ignore keeps trajectories whole."
+OBS = "Table: the columns that decisions were made on, names and patterns, such as 'age,lab_*'."
+ACTION = "Table: the column of the action; several for an action of several numbers."
+REWARD = "Table: the column of the reward."
+EPISODE = "Table: the column that says which rows belong together."
+TIME = "Table: the column that orders the rows of an episode; without it, the order of the file."
+BANDIT = "Table: every row is a decision of its own, after which nothing follows."
+ENDS = "Table: how episodes end, for all of them or by a column; there is no default."
+PROPENSITY = "Table: the column of the probability (or density) with which the action was chosen."
+LOG_PROB = "Table: the column of its natural log, instead."
+MASK = "Table: which actions were possible: a column such as 0110, or one column for each action."
+CATEGORIES = "Table: number columns that are choices, not amounts; text always is."
+FILL = "Table: what stands for a missing value: mean, median, mode, or COL=VALUE,COL=median."
+VALUES = "Table: every choice there is, such as 0-33 or 'drug A,none', where some never occur."
+TABLE = "Tables"
 OVERWRITE = "Replace a dataset of the same id."
 
 
@@ -49,6 +63,46 @@ def import_(
         str | None,
         typer.Option(metavar="split|ignore", parser=one_of("split", "ignore"), help=MASKS),
     ] = None,
+    obs: Annotated[
+        str | None, typer.Option(metavar="COLS", help=OBS, rich_help_panel=TABLE)
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="COLS", help=ACTION, rich_help_panel=TABLE)
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(metavar="COL", help=REWARD, rich_help_panel=TABLE)
+    ] = None,
+    episode: Annotated[
+        str | None, typer.Option(metavar="COL", help=EPISODE, rich_help_panel=TABLE)
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="COL", help=TIME, rich_help_panel=TABLE)
+    ] = None,
+    ends: Annotated[
+        str | None,
+        typer.Option(metavar="terminated|truncated|COL", help=ENDS, rich_help_panel=TABLE),
+    ] = None,
+    bandit: Annotated[
+        bool, typer.Option("--bandit", help=BANDIT, rich_help_panel=TABLE)
+    ] = False,
+    propensity: Annotated[
+        str | None, typer.Option(metavar="COL", help=PROPENSITY, rich_help_panel=TABLE)
+    ] = None,
+    log_prob: Annotated[
+        str | None, typer.Option(metavar="COL", help=LOG_PROB, rich_help_panel=TABLE)
+    ] = None,
+    action_mask: Annotated[
+        str | None, typer.Option(metavar="COLS", help=MASK, rich_help_panel=TABLE)
+    ] = None,
+    action_values: Annotated[
+        str | None, typer.Option(metavar="VALUES", help=VALUES, rich_help_panel=TABLE)
+    ] = None,
+    categories: Annotated[
+        str | None, typer.Option(metavar="COLS", help=CATEGORIES, rich_help_panel=TABLE)
+    ] = None,
+    fill: Annotated[
+        str | None, typer.Option(metavar="RULE", help=FILL, rich_help_panel=TABLE)
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
 ) -> Answer:
     """Import a log in a foreign format as a dataset; say what was assumed."""
@@ -59,6 +113,19 @@ def import_(
         "boundaries": boundaries,
         "split": split,
         "masks": masks,
+        "obs": obs,
+        "action": action,
+        "reward": reward,
+        "episode": episode,
+        "time": time,
+        "ends": ends,
+        "bandit": bandit or None,
+        "propensity": propensity,
+        "log_prob": log_prob,
+        "action_mask": action_mask,
+        "action_values": action_values,
+        "categories": categories,
+        "fill": fill,
     }
     with going_on(f"offrl data import {quoted(file)} --out {quoted(out)}"):
         data = import_file(

@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from offrl.errors import ConfigError, suggest
 READERS = {
     "d4rl": "d4rl:read",
     "npz": "npz:read",
+    "csv": "tables:read",
+    "parquet": "tables:read",
 }
 
 
@@ -56,7 +59,7 @@ def import_file(
     for key, space in (("observation_space", observation_space), ("action_space", action_space)):
         if space is not None and key in inspect.signature(reader).parameters:
             given[key] = space
-    _refuse_unknown(kind, reader, given)
+    _refuse_unknown(kind, options_of(reader), given)
     made: Imported = limited(reader(file, **given), time_limit)
     source = {
         "format": kind,
@@ -94,16 +97,39 @@ def dataset_of(
     return Dataset(held.episodes, spec, id=id, metadata=metadata)
 
 
-def _refuse_unknown(kind: str, reader: Any, given: Mapping[str, Any]) -> None:
-    known = [
-        name
-        for name, parameter in inspect.signature(reader).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
+def dataset_of_frame(frame: Any, id: str, roles: Mapping[str, Any]) -> Dataset:
+    """Return the dataset of a data frame whose columns have the roles of `tables.Roles`."""
+    from offrl.data.formats.table_files import table_of_frame
+    from offrl.data.formats.tables import Roles, episodes_of_table
+
+    _refuse_unknown("dataframe", known_roles(), roles)
+    made = episodes_of_table(table_of_frame(frame), Roles(**roles))
+    return dataset_of(made, {"format": "dataframe", "rows": made.rows}, id=id)
+
+
+def known_roles() -> list[str]:
+    """Return the names of the options that tables have."""
+    from offrl.data.formats.tables import Roles
+
+    return [field.name for field in fields(Roles)]
+
+
+def options_of(reader: Any) -> list[str]:
+    """Return the names of the options that the reader of a format takes."""
+    parameters = inspect.signature(reader).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return [*named, *(known_roles() if open_ended else ())]
+
+
+def _refuse_unknown(kind: str, known: Sequence[str], given: Mapping[str, Any]) -> None:
+    python = kind == "dataframe"
+    written = {name: name if python else f"--{name.replace('_', '-')}" for name in known}
     for name in given:
         if name not in known:
-            flag = name.replace("_", "-")
+            word = name if python else f"--{name.replace('_', '-')}"
             raise ConfigError(
-                f"--{flag} means nothing for {NAMES[kind]}.{suggest(name, known)}",
-                f"Its options are {', '.join('--' + n.replace('_', '-') for n in known)}.",
+                f"{word} means nothing for {NAMES.get(kind, 'a data frame')}."
+                f"{suggest(word, written.values())}",
+                f"Its options are {', '.join(written.values())}.",
             )
