@@ -20,6 +20,7 @@ LIMIT = "Episodes of exactly this many steps were cut by a time limit, whatever 
 BOUNDARIES = "d4rl drops the steps that D4RL's own reader drops: time-outs and the last row."
 SPLIT = "Where flags and observations disagree: end episodes at flags, or at jumps."
 MASKS = "OGBench: split ends an episode where the mask is 0; ignore keeps trajectories whole."
+UNIT = "RLlib: the log has actions in [-1, 1]; convert them to the environment's bounds."
 OBS = "Table: the columns that decisions were made on, names and patterns, such as 'age,lab_*'."
 ACTION = "Table: the column of the action; several for an action of several numbers."
 REWARD = "Table: the column of the reward."
@@ -63,6 +64,7 @@ def import_(
         str | None,
         typer.Option(metavar="split|ignore", parser=one_of("split", "ignore"), help=MASKS),
     ] = None,
+    unit_actions: Annotated[bool, typer.Option("--unit-actions", help=UNIT)] = False,
     obs: Annotated[
         str | None, typer.Option(metavar="COLS", help=OBS, rich_help_panel=TABLE)
     ] = None,
@@ -113,6 +115,7 @@ def import_(
         "boundaries": boundaries,
         "split": split,
         "masks": masks,
+        "unit_actions": unit_actions or None,
         "obs": obs,
         "action": action,
         "reward": reward,

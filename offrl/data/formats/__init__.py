@@ -22,6 +22,7 @@ from offrl.errors import ConfigError, suggest
 READERS = {
     "d4rl": "d4rl:read",
     "npz": "npz:read",
+    "rllib": "rllib:read",
     "csv": "tables:read",
     "parquet": "tables:read",
 }
