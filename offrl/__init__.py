@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from offrl.data.dataset import Dataset, load
     from offrl.data.episodes import Episode
     from offrl.data.formats import import_file
+    from offrl.data.formats.export import export_file
     from offrl.data.spec import Spec
     from offrl.data.transitions import Transitions
     from offrl.data.writer import Writer
@@ -42,6 +43,7 @@ _HOME = {
     "Writer": "data.writer",
     "check": "data.checks",
     "evaluate": "evaluation.evaluate",
+    "export_file": "data.formats.export",
     "fit": "training",
     "import_file": "data.formats",
     "load": "data.dataset",
@@ -66,6 +68,7 @@ __all__ = [
     "__version__",
     "check",
     "evaluate",
+    "export_file",
     "fit",
     "import_file",
     "load",

@@ -5,12 +5,16 @@ from typing import Annotated, Any
 import typer
 
 from offrl_cli.commands import command
-from offrl_cli.data import DataCommand, app, summary_blocks
-from offrl_cli.output import Answer, quoted
+from offrl_cli.data import REF, DataCommand, app, summary_blocks
+from offrl_cli.output import Answer, Pairs, quoted
 from offrl_cli.stopping import going_on
 from offrl_cli.values import bounds, one_of, positive
 
 FORMATS = ("d4rl", "npz", "rllib", "csv", "parquet")
+WRITTEN = ("d4rl", "parquet", "csv")
+TO = "The file to write."
+AS = "The format, where the name of the file does not say it."
+OVERWRITE_FILE = "Replace a file of the same name."
 FILE = "The file to import: D4RL HDF5, npz, RLlib JSON, CSV or Parquet."
 FORMAT = "The format, where the contents do not say it."
 OUT = "The id of the dataset to make, such as me/shop-v0."
@@ -146,6 +150,31 @@ def import_(
         {**summary, "import": source},
         [*summary_blocks(summary), *(f"note: {note}" for note in source["notes"])],
         next=f"offrl data check {quoted(data.id)}",
+    )
+
+
+@command(app, "export", cls=DataCommand)
+def export(
+    ref: Annotated[str, typer.Argument(metavar="REF", help=REF)],
+    out: Annotated[str, typer.Option(metavar="FILE", help=TO)],
+    format: Annotated[
+        str | None, typer.Option(metavar="|".join(WRITTEN), parser=one_of(*WRITTEN), help=AS)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_FILE)] = False,
+) -> Answer:
+    """Export a dataset as D4RL HDF5, Parquet or CSV."""
+    from offrl import export_file, load
+
+    data = load(ref)
+    with going_on(f"offrl data export {quoted(ref)} --out {quoted(out)}"):
+        made = export_file(data, out, format=format, overwrite=overwrite)
+    summary = data.summary()
+    file = {"file": str(made.path), "format": made.format, "rows": made.rows, "bytes": made.bytes}
+    words = " ".join(quoted(word) for word in made.import_options)
+    return Answer(
+        {**summary, **file, "notes": list(made.notes)},
+        [Pairs({"dataset": data.id, **file}), *(f"note: {note}" for note in made.notes)],
+        next=f"offrl data import {quoted(made.path)} {words} --out me/copy-v0".replace("  ", " "),
     )
 
 
