@@ -88,9 +88,7 @@ def import_(
         str | None,
         typer.Option(metavar="terminated|truncated|COL", help=ENDS, rich_help_panel=TABLE),
     ] = None,
-    bandit: Annotated[
-        bool, typer.Option("--bandit", help=BANDIT, rich_help_panel=TABLE)
-    ] = False,
+    bandit: Annotated[bool, typer.Option("--bandit", help=BANDIT, rich_help_panel=TABLE)] = False,
     propensity: Annotated[
         str | None, typer.Option(metavar="COL", help=PROPENSITY, rich_help_panel=TABLE)
     ] = None,

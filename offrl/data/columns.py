@@ -68,9 +68,10 @@ class Category:
         codes = np.empty(len(values), dtype=np.int64)
         for row, given in enumerate(values.tolist()):
             value = self.fill if is_missing(given) else given
-            code = known.get(value) if value is not None else None
+            code = None if value is None else known.get(value)
             if code is None and isinstance(value, str):
-                code = known.get(number_of(value))
+                number = number_of(value)  # 3 may come as "3"
+                code = None if number is None else known.get(number)
             if code is None:
                 raise self._unknown(row, given)
             codes[row] = code
@@ -227,7 +228,7 @@ class Columns:
     def from_json(cls, text: object) -> "Columns":
         """Return what `to_json` wrote; raises CorruptDataError for anything else."""
         try:
-            described = json.loads(text) if isinstance(text, str) else None
+            described = json.loads(text) if isinstance(text, str) else {}
             return cls(*(tuple(map(_column, described[key])) for key in ("obs", "action")))
         except (TypeError, ValueError, KeyError, RecursionError, ConfigError) as error:
             raise CorruptDataError(
@@ -256,9 +257,18 @@ def _column(described: Any) -> Column:
     return Category(name, tuple(values), fill)
 
 
+_NO_VALUE = ("NAType", "NaTType")  # what pandas puts where nothing is
+
+
 def is_missing(value: object) -> bool:
-    """Return whether a cell holds nothing: None, NaN, NaT, or empty text."""
-    return value is None or value == "" or value != value  # noqa: PLR0124 - NaN and NaT differ
+    """Return whether a cell holds nothing: None, NaN, NaT, NA, or empty text."""
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    return (
+        value is None or type(value).__name__ in _NO_VALUE or (isinstance(value, str) and not value)
+    )
 
 
 def number_of(text: str) -> Value | None:

@@ -13,7 +13,7 @@ IMPORT_RULES: dict[str, tuple[Literal["error", "warning", "note"], str]] = {
     "jump-without-end": ("warning", _FLAGS),
     "time-limit-as-end": (
         "warning",
-        "If that is a time limit, import the file with --time-limit, so that values look beyond it.",
+        "If that is a time limit, import the file with --time-limit: values then look beyond it.",
     ),
 }
 

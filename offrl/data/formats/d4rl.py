@@ -88,9 +88,7 @@ def _declared(file: h5py.File, path: Path) -> dict[str, Declared]:
     return declared
 
 
-def _steps(
-    file: h5py.File, path: Path, declared: dict[str, Declared]
-) -> tuple[Steps, list[str]]:
+def _steps(file: h5py.File, path: Path, declared: dict[str, Declared]) -> tuple[Steps, list[str]]:
     shape = declared["rewards"].shape
     n = shape[0] if shape else 0
 

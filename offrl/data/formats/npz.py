@@ -14,6 +14,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,7 +114,8 @@ def read(
 ) -> Imported:
     """Return the episodes of an npz archive.
 
-    `masks="ignore"` keeps OGBench trajectories whole that go on after their task was complete. Raises ConfigError naming what is missing, CorruptDataError naming the member and row that does
+    `masks="ignore"` keeps OGBench trajectories whole that go on after their task was complete.
+    Raises ConfigError naming what is missing, CorruptDataError naming the member and row that does
     not fit, UnsafeDataError for a needed member that holds Python objects.
     """
     archive = Archive(path)
@@ -254,9 +256,7 @@ def _ogbench(archive: Archive, masks: str) -> Imported:
         notes.append("the last row has no end: the log of the last episode is cut there")
         lasts = np.append(lasts, n - 1)
     others = [k for k in archive if k not in ("observations", "actions", "terminals", "rewards")]
-    infos = {
-        key: rows(archive, key, archive[key], n) for key in others if key != "masks"
-    }
+    infos = {key: rows(archive, key, archive[key], n) for key in others if key != "masks"}
     episodes: list[Episode] = []
     cut = 0
     first = 0
@@ -310,7 +310,7 @@ def _imitation(archive: Archive) -> Imported:
     else:
         notes.append("the file has no rewards: every reward is 0")
     episodes = []
-    for number, (first, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (first, stop) in enumerate(pairwise(bounds)):
         if not first < stop:
             raise CorruptDataError(
                 f"{archive.path}: 'indices' gives episode {number} the steps {first} to {stop}.",

@@ -50,7 +50,7 @@ def unpack(text: str) -> npt.NDArray[Any]:
 
 def expand(frame: bytes) -> bytes:
     """Return what an lz4 frame holds; raises ValueError where it is damaged or too large."""
-    magic, flags, block_size = struct.unpack_from("<IBB", frame)
+    magic, flags, _ = struct.unpack_from("<IBB", frame)
     if magic != _MAGIC or flags >> 6 != 1 or flags & 1:
         raise ValueError("it is not a plain lz4 frame")
     at, declared = 6, None

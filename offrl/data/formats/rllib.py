@@ -149,7 +149,9 @@ def _steps(path: Path, batches: list[dict[str, Array]]) -> tuple[Steps, list[str
     try:
         columns = {key: np.concatenate([batch[key] for batch in batches]) for key in keys}
     except ValueError as error:
-        raise CorruptDataError(f"{path}: the lines do not fit together: {error}.", REMEDY) from error
+        raise CorruptDataError(
+            f"{path}: the lines do not fit together: {error}.", REMEDY
+        ) from error
     n = len(columns["rewards"])
     flags: dict[str, npt.NDArray[np.bool_]] = {}
     notes: list[str] = []
@@ -249,7 +251,9 @@ def _in_units(
             ]
         return replace(steps, action=action), []
     if not within:
-        row = int(np.flatnonzero((np.abs(steps.action) > 1 + 1e-6).reshape(len(steps), -1).any(1))[0])
+        row = int(
+            np.flatnonzero((np.abs(steps.action) > 1 + 1e-6).reshape(len(steps), -1).any(1))[0]
+        )
         raise CorruptDataError(
             f"The action of row {row} is outside [-1, 1].", "Leave --unit-actions out."
         )

@@ -292,7 +292,6 @@ def _notes(
     return notes
 
 
-
 def limited(made: Imported, time_limit: int | None) -> Imported:
     """Return the episodes with those of `time_limit` steps truncated, not terminated.
 

@@ -99,7 +99,8 @@ def _choices(
         raise CorruptDataError(
             f"The column '{name}' holds {given[first]!r} in row {row}, which is none of the action"
             " values.",
-            f"Name every choice in --action-values.{suggest(str(given[first]), map(str, distinct))}",
+            "Name every choice in --action-values."
+            f"{suggest(str(given[first]), map(str, distinct))}",
         )
     notes = []
     if allowed is None:
@@ -115,9 +116,7 @@ def _choices(
         start = int(distinct[0])
         space = spaces.Discrete(len(distinct), start=start)
         return Actions(codes + start, (Number(name),), space, tuple(notes))
-    return Actions(
-        codes, (Category(name, distinct),), spaces.Discrete(len(distinct)), tuple(notes)
-    )
+    return Actions(codes, (Category(name, distinct),), spaces.Discrete(len(distinct)), tuple(notes))
 
 
 def _choice(cell: Any) -> Value:

@@ -110,9 +110,10 @@ def _fills(names: Sequence[str], fill: Fill) -> dict[str, Any]:
         return {}
     if isinstance(fill, str) and fill in RULES:
         return dict.fromkeys(names, fill)
-    pairs = (
-        dict(part.partition("=")[::2] for part in listed(fill)) if isinstance(fill, str) else fill
-    )
+    pairs: dict[str, Any] = {} if isinstance(fill, str) else dict(fill)
+    for part in listed(fill) if isinstance(fill, str) else ():
+        name, _, value = part.partition("=")
+        pairs[name.strip()] = value.strip()
     for name, value in pairs.items():
         if name not in names:
             raise ConfigError(
@@ -121,7 +122,7 @@ def _fills(names: Sequence[str], fill: Fill) -> dict[str, Any]:
             )
         if is_missing(value):
             raise ConfigError(f"--fill: '{name}' is filled by nothing.", "Give COLUMN=VALUE.")
-    return dict(pairs)
+    return pairs
 
 
 def _column(name: str, values: npt.NDArray[Any], chosen: bool, fill: Any) -> Column:

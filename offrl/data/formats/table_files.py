@@ -124,7 +124,8 @@ def _parquet(path: Path) -> Table:
         raise CorruptDataError(f"{path} cannot be read: {error}.", REMEDY) from error
     _check_names(path, read.column_names)
     return {
-        name: _numpy(read.column(i).combine_chunks(), pa) for i, name in enumerate(read.column_names)
+        name: _numpy(read.column(i).combine_chunks(), pa)
+        for i, name in enumerate(read.column_names)
     }
 
 

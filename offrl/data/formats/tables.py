@@ -10,6 +10,7 @@ bandit table every row is a decision of its own, after which nothing follows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def episodes_of_table(table: Table, roles: Roles) -> Imported:
         None if log_prob is None else log_prob[order],
         None if masks is None else masks[order],
     )
-    ends = [(a, b, bool(finals[order[b - 1]])) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    ends = [(a, b, bool(finals[order[b - 1]])) for a, b in pairwise(starts)]
     episodes = [cut.episode(number, a, b, final) for number, (a, b, final) in enumerate(ends)]
     stand_ins = sum(
         not final and not episode.terminations[-1]
@@ -177,14 +178,14 @@ class _Rows:
         return self.order[self.starts[1:] - 1 - finals[self.lasts]]
 
 
-def _order(
-    table: Table, roles: Roles, rows: int
-) -> tuple[npt.NDArray[np.int64], list[int]]:
+def _order(table: Table, roles: Roles, rows: int) -> tuple[npt.NDArray[np.int64], list[int]]:
     """The rows in the order of episodes and time, and where each episode starts, then N."""
     if roles.bandit:
         order = np.arange(rows)
         if roles.time:
-            order = np.argsort(_times(roles.time, one_column(table, "--time", roles.time)), kind="stable")
+            order = np.argsort(
+                _times(roles.time, one_column(table, "--time", roles.time)), kind="stable"
+            )
         return order, list(range(rows + 1))
     groups = _groups(roles.episode or "", one_column(table, "--episode", roles.episode or ""))
     if not roles.time:
@@ -232,9 +233,7 @@ def _times(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.unique(values, return_inverse=True)[1]
 
 
-def _finals(
-    empty: npt.NDArray[np.bool_], name: str, rows: _Rows
-) -> npt.NDArray[np.bool_]:
+def _finals(empty: npt.NDArray[np.bool_], name: str, rows: _Rows) -> npt.NDArray[np.bool_]:
     """Rows that hold the state after an episode's last action: neither action nor reward."""
     last = np.zeros(len(empty), dtype=bool)
     last[rows.lasts] = True
@@ -284,7 +283,9 @@ def _log_prob(
             f" expected ({rows.size} such).",
             "Log the probability of the action that was taken.",
         )
-    logged = np.log(numbers, where=taken, out=np.zeros(len(numbers))) if roles.propensity else numbers
+    logged = (
+        np.log(numbers, where=taken, out=np.zeros(len(numbers))) if roles.propensity else numbers
+    )
     low, high = np.exp(logged[taken].min()), np.exp(logged[taken].max())
     return logged, [f"'{name}' runs from {low:.3g} to {high:.3g} as a probability or density"]
 
