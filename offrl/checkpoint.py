@@ -119,14 +119,14 @@ def read(folder: Path) -> Checkpoint:
         for file, content in ((path, data), (page_path, line)):
             if not content:
                 raise CorruptDataError(f"{file} is empty.", remedy)
-        page = tomllib.loads(text.decode())
-        if page.get("format") != FORMAT:
-            raise IncompatibleVersionError(
-                f"{page_path} has format {page.get('format')}; this offrl reads format {FORMAT}.",
-                "Install the offrl that wrote it.",
-            )
         if line + newline != _digest_line(data, text):
             raise CorruptDataError(f"{folder} is damaged: its SHA-256 has changed.", remedy)
+        page = tomllib.loads(text.decode())
+        if page["format"] != FORMAT:
+            raise IncompatibleVersionError(
+                f"{page_path} has format {page['format']}; this offrl reads format {FORMAT}.",
+                "Install the offrl that wrote it.",
+            )
         return Checkpoint(int(page["step"]), safetensors.torch.load(data), page)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CorruptDataError(f"{folder} cannot be read: {error}.", remedy) from error

@@ -11,6 +11,7 @@ from offrl.data.catalogue import dataset_path, list_local
 from offrl.data.dataset import Dataset
 from offrl.data.episodes import Episode
 from offrl.data.publishing import unfinished_folder
+from offrl.data.shards import read_manifest
 from offrl.data.writer import Writer
 
 ID = "me/test/loop-v0"
@@ -79,3 +80,10 @@ def kept_episodes() -> int:
 def visible() -> list[str]:
     """Ids that offrl or Minari list."""
     return sorted({d["id"] for d in list_local()} | set(minari.list_local_datasets()))
+
+
+def kept_of(dataset_id: str) -> int:
+    """The episodes that the unfinished dataset of an id lists."""
+    manifest = read_manifest(unfinished_folder(dataset_path(dataset_id)))
+    assert manifest is not None
+    return len(manifest["episodes"])

@@ -16,7 +16,8 @@ RECIPE = "A shipped recipe (offrl/pendulum/medium-v0; offrl data list names them
 ENV = "Environment id, where no recipe is given."
 POLICY = (
     "random, pendulum-swing-up, cartpole-balance or mountain-car-pump, with options: "
-    "pendulum-swing-up,noise=0.3,epsilon=0.5,weight=2. Several share the episodes by weight."
+    "pendulum-swing-up,noise=0.3,epsilon=0.5,weight=2; or a function of yours, FILE.py:FUNCTION "
+    "of obs, or of obs and rng. Several share the episodes by weight."
 )
 EPISODES = "Episodes to collect."
 ENV_STEPS = "Environment steps to reach: the fewest whole episodes that hold them."

@@ -16,6 +16,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from offrl.collect.behaviors import Behavior, build, from_callable
+from offrl.collect.controllers import CONTROLLERS
 from offrl.collect.episodes import Actor, play
 from offrl.collect.usercode import source_of
 from offrl.data.catalogue import dataset_path
@@ -26,7 +27,7 @@ from offrl.data.recipe import BehaviorSpec, Recipe, load_recipe
 from offrl.data.shards import read_manifest
 from offrl.data.writer import Writer, require_finite
 from offrl.environments import make_env
-from offrl.errors import ConfigError, CorruptDataError, WorkError
+from offrl.errors import ConfigError, CorruptDataError, UnsafeDataError, WorkError
 
 Policy = str | BehaviorSpec | Behavior | Callable[..., Any]
 
@@ -173,12 +174,15 @@ def _plan(
                 "A recipe names its environment and policies already.",
                 "Give the recipe, or --env and --policy, not both.",
             )
-        found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        found = recipe if isinstance(recipe, Recipe) else _of_file(recipe)
         changes = amount | {} if seed is None else amount | {"seed": seed}
         plan = dataclasses.replace(found, **changes, **({} if out is None else {"id": out}))
     else:
         if env is None:
-            raise ConfigError("Neither a recipe nor an environment was named.", "Give one.")
+            raise ConfigError(
+                "Neither a recipe nor an environment was named.",
+                "Name a recipe (`offrl data list` shows them), or an environment with --env.",
+            )
         plan = Recipe(
             env=_env_name(env),
             behaviors=tuple(_spec_of(policy) for policy in policies),
@@ -187,6 +191,17 @@ def _plan(
             id=out,
         )
     return plan
+
+
+def _of_file(name: str | Path) -> Recipe:
+    recipe = load_recipe(name)
+    for behavior in recipe.behaviors:
+        if ".py:" in behavior.policy:
+            raise UnsafeDataError(
+                f"The recipe {name} names the code {behavior.policy}, and you did not type it.",
+                f"If you trust it: --env {recipe.env} --policy {behavior}.",
+            )
+    return recipe
 
 
 def _listed(policies: Policy | Sequence[Policy]) -> list[Policy]:
@@ -258,11 +273,12 @@ def _kept_recipe(out: str) -> Recipe | Dataset:
             f"There is no recording of {out} to continue.", "Name a recipe, or --env and --policy."
         )
     recipe = Recipe.from_dict(offrl["recipe"], f"the recording of {out}")
-    # A file is run because the user typed it, and nobody typed this one.
-    unnamed = [b.policy for b in recipe.behaviors if ".py:" in b.policy]
+    # Code is run because the user gave it, and nobody gave this one.
+    unnamed = [b.policy for b in recipe.behaviors if b.policy not in ("random", *CONTROLLERS)]
     if unnamed:
         raise ConfigError(
-            f"{out} was begun with the code {unnamed[0]}.", "Type --env and --policy again."
+            f"{out} was begun with the code {unnamed[0]}.",
+            "Give --env and --policy (env and policies) again.",
         )
     return recipe
 

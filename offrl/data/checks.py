@@ -92,7 +92,10 @@ RULES: dict[str, tuple[Severity, str]] = {
         "Log the observation before the reset; after an automatic reset it is in the info.",
     ),
     "duplicate-episode": ("warning", "Keep one of each, or held-out episodes repeat trained ones."),
-    "duplicate-row": ("warning", "Look for rows that were logged twice."),
+    "duplicate-row": (
+        "warning",
+        "Look for rows that were logged twice; a deterministic system may repeat some.",
+    ),
     "reward-scale": ("warning", "Scale the rewards to about 1."),
     "both-ends": ("note", "Such steps count as terminated; nothing need be done."),
     "open-end": ("note", "Such episodes count as truncated; nothing need be done."),

@@ -13,7 +13,7 @@ from offrl.data.limits import out_of_bounds
 from offrl.data.spec import Spec
 
 SMALL_REWARD, LARGE_REWARD = 1e-6, 1e6
-DUPLICATE_SHARE = 0.01  # an environment that rests repeats a row now and then
+REPEATED_SHARE = 0.1  # an environment that rests repeats a row now and then
 LIMIT_EPISODES, LIMIT_STEPS = 5, 20  # fewer or shorter ones end alike by chance
 
 
@@ -208,8 +208,10 @@ class Watch:
         low, high = self._rewards
         if not (np.isfinite(low) and np.isfinite(high)):
             return
-        if low == high:
-            yield Found("constant-reward", "", f"every reward is {low:g}")
+        ended = any(over for _, _, over in self._starts)
+        if low == high and not ended:  # where episodes end early, their length tells them apart
+            message = f"every reward is {low:g} and no episode is terminated"
+            yield Found("constant-reward", "", message)
         largest = max(abs(low), abs(high))
         if largest > LARGE_REWARD or 0 < largest < SMALL_REWARD:
             message = f"rewards run from {low:g} to {high:g}"
@@ -247,7 +249,10 @@ class Watch:
             at = int(np.searchsorted(lengths, row, side="right") - 1)
             place = _place(self._owners[at], row - int(lengths[at]))
             message = "steps repeat the observation and action of another step exactly"
-            minor = again < DUPLICATE_SHARE * len(rows)
+            # A deterministic environment comes back to a state by itself; a log that wrote rows
+            # twice shows it by rows that repeat the one before.
+            repeats = sum(int((one[1:] == one[:-1]).sum()) for one in self._rows)
+            minor = repeats < REPEATED_SHARE * len(rows)
             yield Found("duplicate-row", "", message, place, again, minor)
 
 

@@ -37,7 +37,7 @@ def require_finite(built: Transitions, name: str) -> None:
         label = _part_at(built.spec, first[1]) if field == "observation" else field
         raise CorruptDataError(
             f"{name}: {label} is {column[first]} at episode {episode}"
-            f" step {first[0] - starts[episode]}; {count} values of {field} are not finite.",
+            f" step {first[0] - starts[episode]} (values of {field} that are not finite: {count}).",
             "Correct the log, or leave such episodes out (--allow-nonfinite drop-episode).",
         )
 
@@ -78,7 +78,7 @@ def within_bounds(built: Transitions, name: str, *, clip: bool) -> Transitions:
         episode = int(built.episode[row])
         raise CorruptDataError(
             f"{name}: action {built.action[row]} is outside its bounds at episode {episode}"
-            f" step {row - built.starts[episode]}; {outside.sum()} actions are.",
+            f" step {row - built.starts[episode]} (actions outside: {outside.sum()}).",
             "Correct the action space of the dataset, or move such actions to the bounds"
             " (--clip-actions).",
         )

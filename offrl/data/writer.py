@@ -149,8 +149,8 @@ class Writer:
                 )
             self._flush()
             path = self._workshop.publish()
-        except BaseException:
-            self._let_go()
+        except BaseException as error:
+            self._let_go(error)
             raise
         from offrl.data.dataset import load  # a dataset saves itself through this module
 
@@ -178,17 +178,20 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._let_go()
+        if error is not None:
+            self._let_go(error)
         elif self._published is None:
             self.close()
 
-    def _let_go(self) -> None:
+    def _let_go(self, error: BaseException) -> None:
         """Abandon while an error is on its way: that one is what the caller must see."""
         try:
+            if self._keep and not self.n_episodes and not isinstance(error, Exception):
+                # Stopped from outside before the first episode: the settings are worth resuming.
+                self._workshop.release()
             self.abandon()
-        except Exception as error:
-            _LOG.warning("The last finished episodes of %s could not be kept: %s", self.id, error)
+        except Exception as second:
+            _LOG.warning("The last finished episodes of %s could not be kept: %s", self.id, second)
             self._workshop.release()
 
     def _require_writable(self) -> None:

@@ -71,7 +71,29 @@ def test_a_module_that_only_a_recipe_names_is_not_imported(type_: Type, files: P
     assert "shortenv" not in sys.modules
 
 
-def test_what_was_recorded_trains_without_its_environment(type_: Type, files: Path) -> None:
+def test_code_that_only_a_recipe_names_is_not_run(type_: Type, files: Path) -> None:
+    (files / "mine.py").write_text(
+        "import pathlib\npathlib.Path('mark').touch()\ndef act(obs): ...\n"
+    )
+    text = 'env = "Pendulum-v1"\nepisodes = 1\nbehaviors = ["mine.py:act"]\n'
+    (files / "recipe.toml").write_text(text)
+    refused = type_("collect", "recipe.toml", "--out", "me/mine-v0")
+    assert refused.status == 1
+    assert "--policy mine.py:act" in refused.err
+    assert not (files / "mark").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_collected(
+    type_: Type, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(files / "mine.py"))
+    refused = type_("collect", "offrl/cartpole/random-v0")
+    assert (refused.status, refused.out) == (1, "")
+    assert "Nothing can be written in" in refused.err
+    assert (files / "mine.py").read_text() == POLICY
+
+
+def test_what_is_printed_is_what_is_in_the_data(type_: Type, files: Path) -> None:
     words = ("--env", "CartPole-v1", "--policy", "cartpole-balance,epsilon=0.3")
     made = type_("collect", *words, "--env-steps", 120, "--out", "me/cart-v0", "--json").json
     data = offrl.load("me/cart-v0")

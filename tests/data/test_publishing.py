@@ -96,6 +96,15 @@ class TestResume:
     def test_starts_afresh_where_there_is_nothing(self) -> None:
         assert record(1, resume=True).n_episodes == 1
 
+    def test_knows_the_settings_of_what_was_stopped_before_its_first_episode(self) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            record(0, KeyboardInterrupt)
+        assert unfinished().exists()
+        assert record(2, resume=True).n_episodes == 2
+        with pytest.raises(KeyboardInterrupt):
+            record(0, KeyboardInterrupt, overwrite=True)
+        assert record(1, overwrite=True, metadata={"other": 1}).n_episodes == 1
+
     def test_refuses_other_settings_and_names_them(self) -> None:
         self.interrupted()
         with pytest.raises(ConfigError, match=r"seeds null -> 3"):
