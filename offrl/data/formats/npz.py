@@ -185,7 +185,7 @@ def _plain(archive: Archive) -> tuple[Steps, list[str]]:
     notes: list[str] = []
     reward_key, reward = _needed(archive, "reward")
     n = len(reward) if reward.ndim else 0
-    read: dict[str, Array] = {"reward": numbers(archive, reward_key, reward.reshape(-1)[:], n)}
+    read: dict[str, Array] = {"reward": numbers(archive, reward_key, reward, n)}
     for word in ("obs", "action"):
         key, array = _needed(archive, word)
         read[word] = rows(archive, key, array, n)
