@@ -10,7 +10,7 @@ no flag is. Each contradiction is counted and placed; the caller chooses which o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,8 @@ Boundaries = Literal["keep", "d4rl"]
 Split = Literal["flags", "jumps"]
 MAX_PLACES = 5
 JUMPS, UNKNOWN, CONTINUES = -1, 0, 1
-# What a quarter of the columns must exceed in a jump, and stay below where a log runs on; 1 is what
-# 99 of 100 ordinary steps stay below.
-JUMP, CALM = 3.0, 0.5
+# How much more than 99 of 100 ordinary steps a quarter of the columns must move in a jump.
+JUMP = 3.0
 # Rows to learn the usual from, at least and at most, and columns (no images).
 MIN_QUIET, MAX_FIT, MAX_WIDTH = 50, 20_000, 1000
 # So many episodes of the greatest length, and so long, are no chance.
@@ -203,22 +202,34 @@ def _course(steps: Steps, ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
     quiet = np.flatnonzero(~ends[:-1])
     if flat.dtype.kind != "f" or flat.shape[1] > MAX_WIDTH or len(quiet) < MIN_QUIET:
         return course
-    surprise = _surprise(flat, steps.action, quiet)
-    if surprise is not None:
-        most, largest = np.quantile(surprise, 0.75, axis=1), surprise.max(axis=1)
-        half = np.median(surprise, axis=1)  # one column may hit a stop; a reset moves all of them
+    left = _unforeseen(flat, steps.action, quiet)
+    if left is None:
+        return course
+    ordinary, usual = left.good.max(axis=0), np.quantile(left.all[quiet], 0.99, axis=0)
+    course[:-1][(left.all <= ordinary).all(axis=1)] = CONTINUES
+    moves = usual > 1e-9 * (1 + np.abs(flat).max(axis=0))
+    if moves.any():
+        ratio = left.all[:, moves] / usual[moves]
+        # One column may hit a stop; a reset moves most of them.
+        most, half = np.quantile(ratio, 0.75, axis=1), np.median(ratio, axis=1)
         course[:-1][(most > JUMP) & (half > 1)] = JUMPS
-        course[:-1][(most <= CALM) & (largest <= 1)] = CONTINUES
     return course
 
 
-def _surprise(
-    flat: npt.NDArray[Any], action: npt.NDArray[Any], quiet: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64] | None:
-    """How far each next row is from what a linear model of the steps foretells, [N-1, columns].
+class _Left(NamedTuple):
+    """What a model of the steps leaves unexplained: in all steps, and in those that it fits."""
 
-    1 is what 99 of 100 quiet steps stay below. Where a body is at rest or in free motion the model
-    is nearly exact, so that a reset shows even where single steps are as large as a reset.
+    all: npt.NDArray[np.float64]  # [N-1, columns]
+    good: npt.NDArray[np.float64]
+
+
+def _unforeseen(
+    flat: npt.NDArray[Any], action: npt.NDArray[Any], quiet: npt.NDArray[np.int64]
+) -> _Left | None:
+    """How far each next row is from what a linear model of the unflagged steps foretells.
+
+    Where a body is at rest or in free motion the model is nearly exact, so that a reset shows even
+    where single steps are as large as a reset.
     """
     n = len(flat)
     acted = action.reshape(n, -1) if action.dtype.kind == "f" else np.zeros((n, 0))
@@ -226,12 +237,15 @@ def _surprise(
     moved = np.diff(flat.astype(np.float64), axis=0)
     if not (np.isfinite(known).all() and np.isfinite(moved).all()):
         return None
-    sample = quiet[:: max(1, len(quiet) // MAX_FIT)]
-    weights, *_ = np.linalg.lstsq(known[sample], moved[sample], rcond=None)
+    good = quiet[:: max(1, len(quiet) // MAX_FIT)]
+    weights = np.linalg.lstsq(known[good], moved[good], rcond=None)[0]
+    # Once more without the steps that fit worst, among which are the jumps that no flag names.
+    misfit = np.abs(moved[good] - known[good] @ weights)
+    worst = (misfit / (np.median(misfit, axis=0) + 1e-30)).max(axis=1)
+    good = good[worst <= np.quantile(worst, 0.98)]
+    weights = np.linalg.lstsq(known[good], moved[good], rcond=None)[0]
     left = np.abs(moved - known @ weights)
-    usual = np.quantile(left[quiet], 0.99, axis=0)
-    moves = usual > 1e-9 * (1 + np.abs(flat).max(axis=0))
-    return left[:, moves] / usual[moves] if moves.any() else None
+    return _Left(left, left[good])
 
 
 def _contradictions(
