@@ -95,6 +95,8 @@ def _rows(path: Path, file: Any) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         for row in reader:
+            if any("\0" in cell for cell in row):
+                raise csv.Error("a NUL byte")
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
