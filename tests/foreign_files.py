@@ -33,7 +33,7 @@ def walk(
     }
 
 
-def save_npz(path: Path, **arrays: np.ndarray) -> Path:
+def save_npz(path: Path, **arrays: Any) -> Path:
     """Write an npz archive, objects and all."""
     np.savez(path, **arrays)
     return path

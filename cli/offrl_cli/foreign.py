@@ -1,5 +1,6 @@
 """`offrl data import` and `offrl data export`: datasets from and to the formats of others."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -112,7 +113,7 @@ def import_(
     """Import a log in a foreign format as a dataset; say what was assumed."""
     from offrl import import_file
 
-    options = {
+    options: dict[str, Any] = {
         "action_bounds": action_bounds,
         "boundaries": boundaries,
         "split": split,
@@ -132,17 +133,14 @@ def import_(
         "categories": categories,
         "fill": fill,
     }
-    with going_on(f"offrl data import {quoted(file)} --out {quoted(out)}"):
-        data = import_file(
-            file,
-            out,
-            format=format,
-            env=env,
-            time_limit=time_limit,
-            overwrite=overwrite,
-            **_spaces(env),
-            **options,
-        )
+    shared: dict[str, Any] = {
+        "format": format,
+        "env": env,
+        "time_limit": time_limit,
+        "overwrite": overwrite,
+    }
+    with going_on(_typed(file, out, {**shared, **options})):
+        data = import_file(file, out, **shared, **_spaces(env), **options)
     summary, source = data.summary(), data.metadata["offrl"]["import"]
     return Answer(
         {**summary, "import": source},
@@ -174,6 +172,20 @@ def export(
         [Pairs({"dataset": data.id, **file}), *(f"note: {note}" for note in made.notes)],
         next=f"offrl data import {quoted(made.path)} {words} --out me/copy-v0".replace("  ", " "),
     )
+
+
+def _typed(file: str, out: str, options: Mapping[str, Any]) -> str:
+    """The command line that these options came from."""
+    words = ["offrl", "data", "import", file, "--out", out]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, tuple):
+            words.append(f"{flag}={value[0]:g},{value[1]:g}")  # it may begin with a minus
+        elif value is True:
+            words.append(flag)
+        elif value not in (None, False):
+            words += [flag, str(value)]
+    return " ".join(quoted(word) for word in words)
 
 
 def _spaces(env: str | None) -> dict[str, Any]:

@@ -177,4 +177,3 @@ class TestExport:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         typed = refused("data", "export", shop, "--out", tmp_path / "a.parquet")
         assert "pip install 'offrl[arrow]'" in typed.err
-

@@ -67,7 +67,7 @@ class TestEncoding:
 
     def test_a_column_that_is_missing_is_named_with_the_nearest(self):
         row = {("wards" if key == "ward" else key): value for key, value in ROW.items()}
-        with pytest.raises(ConfigError, match="no column 'ward'. Did you mean 'wards'"):
+        with pytest.raises(ConfigError, match=r"no column 'ward'\. Did you mean 'wards'"):
             COLUMNS.encode_obs(row)
 
     def test_columns_of_different_lengths_are_refused(self):
@@ -82,9 +82,7 @@ class TestEncoding:
 
     @given(
         st.lists(
-            st.tuples(
-                st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([1, 2, 5])
-            ),
+            st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([1, 2, 5])),
             min_size=1,
         )
     )

@@ -8,7 +8,7 @@ export is the dataset again, as far as the format can hold it.
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def _d4rl(data: Dataset) -> Written:
         file.attrs["dataset"] = data.id
         file.flush()
         content = bytes(file.id.get_file_image())
-    return content, data.n_steps, notes, []
+    return content, data.n_steps, notes, _space_words(data, named=False)
 
 
 def _kept_infos(data: Dataset) -> list[str]:
@@ -218,12 +218,38 @@ def _table(data: Dataset) -> tuple[dict[str, Cells], list[str], list[str]]:
     if data.log_prob == "partial":
         notes.append("the log-probability is not known at every step and is left out")
     options = [
-        "--episode", own["episode"], "--time", own["time"], "--obs", ",".join(obs_names),
-        "--action", ",".join(action_names), "--reward", own["reward"], "--ends", own["ends"],
+        "--episode", own["episode"], "--time", own["time"], "--obs", _words(obs_names),
+        "--action", _words(action_names), "--reward", own["reward"], "--ends", own["ends"],
     ]  # fmt: skip
+    if described is not None and described.categories:
+        options += ["--categories", _words([column.name for column in described.categories])]
+    options += _space_words(data, named=True)
     options += ["--log-prob", own["log_prob"]] if logged else []
     options += ["--action-mask", names[-1]] if masked else []
     return columns, notes, options
+
+
+def _words(names: Sequence[str]) -> str:
+    """Names as one option has them; a comma inside a name is any character there."""
+    return ",".join(name.replace(",", "?") for name in names)
+
+
+def _space_words(data: Dataset, *, named: bool) -> list[str]:
+    """Options that say of the action space what the rows do not show."""
+    space, described = data.spec.action_space, data.spec.columns
+    if isinstance(space, spaces.Box):
+        low, high = float(space.low.flat[0]), float(space.high.flat[0])
+        alike = bool((space.low == low).all() and (space.high == high).all())
+        bounded = alike and math.isfinite(low) and math.isfinite(high)
+        return ["--action-bounds", f"{low!r},{high!r}"] if bounded else []
+    if not named or not isinstance(space, spaces.Discrete):
+        return []
+    numbers = np.arange(int(space.n)) + int(space.start)
+    values = described.decode_actions(numbers) if described else numbers
+    texts = [str(value) for value in np.asarray(values).tolist()]
+    if values is numbers and space.start >= 0:
+        return ["--action-values", f"{texts[0]}-{texts[-1]}"]
+    return [] if any("," in text for text in texts) else ["--action-values", ",".join(texts)]
 
 
 def _free(word: str, taken: set[str]) -> str:

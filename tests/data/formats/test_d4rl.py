@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -17,12 +18,11 @@ from offrl.errors import ConfigError, CorruptDataError, UnsafeDataError
 
 def qlearning(arrays: dict[str, np.ndarray]) -> list[tuple[Any, Any, bool]]:
     """(obs, action, done) of the rows that D4RL's own reader keeps."""
-    n = len(arrays["rewards"])
-    return [
-        (arrays["observations"][i].tolist(), arrays["actions"][i].tolist(), bool(arrays["terminals"][i]))
-        for i in range(n - 1)
-        if not arrays["timeouts"][i]
-    ]  # fmt: skip
+    obs, actions, terminals, timeouts = (
+        arrays[key].tolist() for key in ("observations", "actions", "terminals", "timeouts")
+    )
+    n = len(obs)
+    return [(obs[i], actions[i], terminals[i]) for i in range(n - 1) if not timeouts[i]]
 
 
 class TestBoundaries:
@@ -87,7 +87,7 @@ class TestColumns:
         ("change", "error", "said"),
         [
             ({"terminals": None}, ConfigError, "has no 'terminals'"),
-            ({"actions": np.zeros((3, 1))}, CorruptDataError, "'actions' has 3 rows, where 'rewards' has 12"),
+            ({"actions": np.zeros((3, 1))}, CorruptDataError, "'actions' has 3 rows, where"),
             ({"rewards": np.array([b"x"] * 12)}, CorruptDataError, "'rewards' is |S1, not numbers"),
             ({"terminals": np.full(12, 2)}, CorruptDataError, "'terminals' is 2 in row 0"),
             ({"next_observations": np.zeros((12, 9))}, CorruptDataError, "(12, 9)"),
@@ -184,6 +184,25 @@ class TestContradictions:
         assert codes(data)["jump-without-end"] == 2
         assert "row 59, row 179): no episode ends there; --split jumps ends one" in notes(data)
         assert [len(e) for e in offrl.import_file(path, split="jumps")] == list(self.LENGTHS)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("env", ["Pendulum-v1", "MountainCarContinuous-v0", "Hopper-v5"])
+    def test_no_reset_runs_on_and_no_step_of_an_environment_jumps(self, tmp_path: Path, env: str):
+        made = gymnasium.make(env, max_episode_steps=150)
+        made.action_space.seed(0)
+        rows: dict[str, list[Any]] = {key: [] for key in d4rl_arrays()}
+        obs, _ = made.reset(seed=0)
+        for _ in range(4000):
+            action = made.action_space.sample()
+            following, reward, terminated, truncated, _ = made.step(action)
+            step = (obs, action, reward, terminated, truncated and not terminated)
+            for key, value in zip(rows, step, strict=True):
+                rows[key].append(value)
+            obs = made.reset()[0] if terminated or truncated else following
+        made.close()
+        arrays = {key: np.array(column) for key, column in rows.items()}
+        data = offrl.import_file(save_d4rl(tmp_path / "a.hdf5", arrays))
+        assert data.metadata["offrl"]["import"]["findings"] == []
 
     def test_what_was_found_stays_with_the_saved_dataset(self, tmp_path: Path):
         timeouts = pendulums(self.LENGTHS)["timeouts"]

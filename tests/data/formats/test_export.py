@@ -20,10 +20,14 @@ from offrl.errors import ConfigError, OffrlError
 def options(made: Any) -> dict[str, Any]:
     """The words that import an export again, as arguments."""
     words = made.import_options
-    return {
+    found: dict[str, Any] = {
         word.removeprefix("--").replace("-", "_"): value
         for word, value in zip(words[::2], words[1::2], strict=True)
     }
+    if "action_bounds" in found:
+        low, high = found["action_bounds"].split(",")
+        found["action_bounds"] = float(low), float(high)
+    return found
 
 
 def random_data(seed: int, lengths: list[int], *, discrete: bool, logged: bool) -> offrl.Dataset:
@@ -76,8 +80,9 @@ class TestRoundTrips:
     ):
         data = random_data(seed, lengths, discrete=discrete, logged=logged)
         made = offrl.export_file(data, tmp_path_factory.mktemp("out") / f"a.{kind}")
-        roles = options(made) | ({"action_values": "0-2"} if discrete else {})
-        again = offrl.import_file(made.path, **roles)
+        again = offrl.import_file(made.path, **options(made))
+        assert again.spec.action_space.contains(again[0].actions[0])
+        assert again.spec.action_dim == data.spec.action_dim
         one, two = data.transitions, again.transitions
         for column in ("observations", "action", "reward", "terminated", "truncated", "starts"):
             assert np.array_equal(getattr(one, column), getattr(two, column)), column
@@ -110,7 +115,7 @@ class TestRoundTrips:
         }  # fmt: skip
         data = offrl.Dataset.from_dataframe(frame, **roles)
         made = offrl.export_file(data, tmp_path_factory.mktemp("out") / f"a.{kind}")
-        again = offrl.import_file(made.path, **options(made) | {"categories": "=word"})
+        again = offrl.import_file(made.path, **options(made))
         assert again.fingerprint == data.fingerprint
         assert again.spec.columns == data.spec.columns
 
@@ -129,7 +134,7 @@ class TestRoundTrips:
             action_values="0-2",
         )  # fmt: skip
         made = offrl.export_file(data, tmp_path / "a.csv")
-        again = offrl.import_file(made.path, **options(made), action_values="0-2")
+        again = offrl.import_file(made.path, **options(made))
         assert again[1].infos["action_mask"].tolist() == [[False, True, True]]
         assert again.fingerprint == data.fingerprint
 

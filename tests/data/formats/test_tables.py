@@ -187,7 +187,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("text", ["", "\n", "a,b\n"])
     def test_a_table_without_rows_is_refused(self, tmp_path: Path, text: str):
-        with pytest.raises(CorruptDataError, match="empty|no rows"):
+        with pytest.raises(CorruptDataError, match=r"empty|no rows"):
             clinic(tmp_path, text)
 
     @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ class TestFrames:
         assert data[0].observations["categories"][:3, 0].tolist() == [0, 0, 1]
 
     def test_an_unknown_role_is_answered_with_the_nearest(self):
-        with pytest.raises(ConfigError, match="actions means nothing for a data frame. Did you"):
+        with pytest.raises(ConfigError, match=r"actions means nothing for a data frame\. Did you"):
             offrl.Dataset.from_dataframe(pd.DataFrame({"a": [1]}), actions="a")
 
     def test_what_is_no_frame_is_refused(self):
