@@ -59,14 +59,14 @@ class Table:
         `episodes` [K] chooses some of them. The observations of the others stay in `observations`,
         which may be mapped from a file larger than memory, and no row points at them.
         """
-        whole = episodes is None
-        starts, lengths = transitions.starts, transitions.lengths
-        if not whole:
-            rows = np.concatenate([np.arange(starts[e], starts[e + 1]) for e in episodes])
-            starts = np.concatenate([[0], lengths[episodes].cumsum()])
+        starts, rows = transitions.starts, None
+        if episodes is not None:
+            spans = [range(starts[e], starts[e + 1]) for e in episodes.tolist()]
+            rows = np.concatenate([np.asarray(span) for span in spans])
+            starts = np.concatenate([[0], transitions.lengths[episodes].cumsum()])
 
         def column(array: np.ndarray) -> Tensor:
-            return torch.as_tensor(array if whole else array[rows])
+            return torch.as_tensor(array if rows is None else array[rows])
 
         def floats(tensor: Tensor) -> Tensor:
             return tensor.to(dtype).to(device)  # not every device has float64
