@@ -1,5 +1,7 @@
 """Foreign files made by hand, small, with episodes that are known."""
 
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,24 @@ def d4rl_arrays(lengths: tuple[int, ...] = (4, 3, 5), *, seed: int = 0) -> dict[
         "terminals": rows["done"].astype(bool),
         "timeouts": rows["truncated"].astype(bool),
     }
+
+
+def stored_frame(content: bytes) -> bytes:
+    """An lz4 frame whose one block is stored as it is."""
+    head = struct.pack("<IBBQB", 0x184D2204, 0b01101000, 0x40, len(content), 0)
+    return head + struct.pack("<I", 0x80000000 | len(content)) + content + b"\0\0\0\0"
+
+
+def rllib_line(rows: dict[str, np.ndarray]) -> str:
+    """The rows of `walk` as one batch of RLlib, as lists."""
+    names = {
+        "obs": "obs", "next_obs": "new_obs", "action": "actions", "reward": "rewards"
+    }  # fmt: skip
+    columns: dict[str, Any] = {names[key]: rows[key].tolist() for key in names}
+    columns["dones"] = rows["done"].astype(bool).tolist()
+    ends = (rows["done"] + rows["truncated"]).astype(int)
+    columns["eps_id"] = (np.cumsum(ends) - ends).tolist()
+    return json.dumps({"type": "SampleBatch", **columns}) + "\n"
 
 
 def notes(data: Dataset) -> str:

@@ -166,13 +166,15 @@ class Dataset:
         totals = self._totals
         terminated = sum(totals.terminated)
         returns = np.array(totals.returns)
+        with np.errstate(invalid="ignore"):  # of infinite returns, which `check` reports
+            spread = float(returns.std(ddof=1)) if len(returns) > 1 else None
         return {
             "dataset": self.id,
             "path": str(self.path) if self.path else None,
             "episodes": self.n_episodes,
             "steps": self.n_steps,
             "return_mean": float(returns.mean()) if len(returns) else None,
-            "return_std": float(returns.std(ddof=1)) if len(returns) > 1 else None,
+            "return_std": spread,
             "terminated_episodes": terminated,
             "truncated_episodes": self.n_episodes - terminated,
             "log_prob": self.log_prob,

@@ -1,14 +1,17 @@
 """`offrl data import` and `export`: one command each, and what is said when it cannot be."""
 
+import base64
 import json
+import pickle
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from foreign_files import d4rl_arrays, save_d4rl, save_npz, walk
+from foreign_files import d4rl_arrays, rllib_line, save_d4rl, save_npz, stored_frame, walk
 
 import offrl
 from offrl.data.catalogue import datasets_root
@@ -17,6 +20,16 @@ Type = Callable[..., Any]
 
 TABLE = "e,x,c,a,r\n0,1,=u,stop,0.5\n0,2,v,go,1.5\n1,3,v,go,2.5\n"
 ROLES = ("--episode", "e", "--obs", "x,c", "--action", "a", "--reward", "r")
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
 
 
 @pytest.fixture
@@ -138,6 +151,24 @@ class TestImport:
         cause, remedy = typed.err.splitlines()
         assert cause.startswith("error: ")
         assert remedy.startswith("try: ")
+
+    @pytest.mark.parametrize("form", ["npz", "pickle", "rllib"])
+    def test_nothing_in_a_file_is_run(self, type_: Type, tmp_path: Path, form: str):
+        ran, path = tmp_path / "ran", tmp_path / "a.npz"
+        payload = Payload(ran)
+        if form == "npz":
+            save_npz(path, **walk() | {"reward": np.array([payload] * 12, dtype=object)})
+        elif form == "pickle":
+            path.write_bytes(pickle.dumps(payload))
+        else:
+            packed = base64.b64encode(stored_frame(pickle.dumps(payload))).decode()
+            line = json.loads(rllib_line(walk())) | {"obs": packed}
+            path.write_text(json.dumps(line))
+        typed = type_("data", "import", path, "--out", "me/a-v0")
+        assert typed.status in (1, 2)
+        assert typed.out == ""
+        assert not ran.exists()
+        assert not (datasets_root() / "me").exists()
 
     def test_check_repeats_what_the_import_found(self, type_: Type, tmp_path: Path):
         rows = walk((6, 5))

@@ -8,10 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 
 from offrl.data.catalogue import check_id
 from offrl.data.dataset import Dataset
+from offrl.data.episodes import leaves
 from offrl.data.formats.sources import NAMES, digest_of, format_of
 from offrl.data.formats.steps import Imported, limited
 from offrl.data.metadata import env_spec_json
@@ -85,7 +87,7 @@ def dataset_of(
     own: dict[str, Any] = {
         "import": {
             **source,
-            "notes": list(made.notes),
+            "notes": [*made.notes, *_not_finite(held)],
             "findings": [finding.to_dict() for finding in made.findings],
         }
     }
@@ -96,6 +98,18 @@ def dataset_of(
         metadata["env_spec"] = env
     spec = Spec(made.observation_space, made.action_space, made.columns)
     return Dataset(held.episodes, spec, id=id, metadata=metadata)
+
+
+def _not_finite(data: Dataset) -> list[str]:
+    columns = (
+        leaf
+        for episode in data
+        for value in (episode.observations, episode.actions, episode.rewards)
+        for _, leaf in leaves(value)
+        if leaf.dtype.kind == "f"
+    )
+    count = sum(int(np.count_nonzero(~np.isfinite(leaf))) for leaf in columns)
+    return [f"{count} values are not finite: offrl data check names them"] if count else []
 
 
 def dataset_of_frame(frame: Any, id: str, roles: Mapping[str, Any]) -> Dataset:

@@ -39,7 +39,7 @@ def action_space_of(
         space = spaces.Box(-1, 1, action.shape[1:], action.dtype.type)
         return space, ["the actions are taken to be in [-1, 1]; --action-bounds says otherwise"]
     return space_of_actions(action), [
-        "nothing says how large an action may be; --action-bounds LOW,HIGH or --env does"
+        "nothing says how large an action may be; --action-bounds LOW,HIGH does"
     ]
 
 

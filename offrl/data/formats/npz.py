@@ -24,7 +24,7 @@ from gymnasium import spaces
 
 from offrl.data.episodes import Episode
 from offrl.data.formats.bounds import Bounds, action_space_of, observation_space_of
-from offrl.data.formats.sources import REMEDY
+from offrl.data.formats.sources import REMEDY, ZIP_ERRORS
 from offrl.data.formats.steps import (
     Boundaries,
     Imported,
@@ -59,7 +59,7 @@ class Archive(Mapping[str, Array]):
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except ZIP_ERRORS as error:
             raise CorruptDataError(f"{path} is a damaged archive: {error}.", REMEDY) from error
         names = [name for name in self._zip.namelist() if name.endswith(".npy")]
         self._names = {name.removesuffix(".npy"): name for name in names}
@@ -82,7 +82,7 @@ class Archive(Mapping[str, Array]):
             content = self._zip.read(entry)  # whole, so that its checksum is looked at
             _refuse_objects(self.path, key, content)
             return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError) as error:
+        except ZIP_ERRORS as error:
             raise CorruptDataError(f"{self.path}: '{key}' is damaged: {error}.", REMEDY) from error
 
 
@@ -303,7 +303,8 @@ def _imitation(archive: Archive) -> Imported:
     splits = archive["indices"].astype(np.int64).reshape(-1)
     bounds = [0, *splits.tolist(), n]
     terminal = booleans(archive, "terminal", len(bounds) - 1)
-    obs = rows(archive, "obs", archive["obs"], n + len(terminal))
+    obs_key, obs = _needed(archive, "obs")
+    obs = rows(archive, obs_key, obs, n + len(terminal))
     reward = np.zeros(n)
     if "rews" in archive:
         reward = numbers(archive, "rews", archive["rews"], n)

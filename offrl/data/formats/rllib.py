@@ -21,7 +21,7 @@ from gymnasium import spaces
 
 from offrl.data.formats.bounds import Bounds, action_space_of, observation_space_of
 from offrl.data.formats.packed import is_packed, unpack
-from offrl.data.formats.sources import REMEDY
+from offrl.data.formats.sources import REMEDY, ZIP_ERRORS
 from offrl.data.formats.steps import Boundaries, Imported, Split, Steps, episodes_of
 from offrl.errors import ConfigError, CorruptDataError, UnsafeDataError
 
@@ -90,7 +90,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                         "It would fill the memory.",
                     )
                 yield from _numbered(archive.read(entry))
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise CorruptDataError(f"{path} cannot be read: {error}.", REMEDY) from error
 
 

@@ -1,7 +1,9 @@
 """Files by other people: what they are by their first bytes, and their digest."""
 
 import hashlib
+import lzma
 import zipfile
+import zlib
 from pathlib import Path
 
 from offrl.errors import ConfigError, CorruptDataError, NotFoundError, suggest
@@ -16,6 +18,16 @@ NAMES = {
 }
 _TEXT_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".txt": "csv"}
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# What reading a damaged archive raises.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # encrypted, or (NotImplementedError) of an unknown version
+)
 REMEDY = "Get the file again, or write it again."
 
 
@@ -78,7 +90,7 @@ def _look_inside(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         raise CorruptDataError(f"{path} is a damaged archive: {error}.", REMEDY) from error
     if any(name.endswith(".npy") for name in names):
         return "npz"

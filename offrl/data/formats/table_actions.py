@@ -10,7 +10,13 @@ from gymnasium import spaces
 
 from offrl.data.columns import Category, Column, Number, Value, as_numbers, is_missing, number_of
 from offrl.data.formats.bounds import Bounds, action_space_of
-from offrl.data.formats.table_columns import as_written, listed, numeric, ordered
+from offrl.data.formats.table_columns import (
+    as_written,
+    listed,
+    numeric,
+    ordered,
+    require_scalar,
+)
 from offrl.data.formats.table_files import Table
 from offrl.errors import ConfigError, CorruptDataError, suggest
 
@@ -89,6 +95,7 @@ def _choices(
             raise CorruptDataError(
                 f"The column '{name}' has no value in row {row}.", "Give the action of every row."
             )
+        require_scalar(name, row, cell)
     given = as_written([_choice(cell) for cell in cells])
     allowed = None if declared is None else declared_values(declared)
     distinct = ordered(set(given)) if allowed is None else allowed
@@ -183,10 +190,10 @@ def masks_of(
 def _mask(name: str, row: int, cell: Any, n: int) -> list[bool]:
     if isinstance(cell, str):
         marks = [mark for mark in cell if mark not in _MASK_MARKS]
-    elif isinstance(cell, Sequence) or hasattr(cell, "tolist"):
+    elif isinstance(cell, Sequence) or np.ndim(cell) == 1:
         marks = [str(int(bool(mark))) for mark in cell]
     else:
-        raise _bad_mask(name, row, f"is {cell!r}", n)
+        raise _bad_mask(name, row, f"is {cell}", n)
     if len(marks) != n or not set(marks) <= {"0", "1"}:
         raise _bad_mask(name, row, f"is {cell!r}", n)
     return [mark == "1" for mark in marks]

@@ -1,6 +1,8 @@
 """What the columns of a table are: numbers or choices, their values and their fills."""
 
+import datetime
 import fnmatch
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -24,6 +26,7 @@ from offrl.errors import ConfigError, CorruptDataError, suggest
 
 Names = str | Sequence[str] | None
 Fill = str | Mapping[str, Any] | None
+_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 RULES = ("mean", "median", "mode")
 
 
@@ -139,6 +142,12 @@ def _column(name: str, values: npt.NDArray[Any], chosen: bool, fill: Any) -> Col
                 f"Correct the cell, or take the whole column as choices: --categories {name}",
             )
         chosen = bool(bad.size)
+        if chosen and all(_COMMA.fullmatch(str(cell)) for cell in values[bad].tolist()):
+            raise CorruptDataError(
+                f"The column '{name}' holds {values[bad[0]]!r} in row {bad[0]}: a comma, where a"
+                " number has a point.",
+                f"Write the numbers with points, or take them as choices: --categories {name}",
+            )
     if chosen:
         return _category(name, values, fill)
     numbers = numeric(name, values, np.zeros(len(values), dtype=bool))
@@ -204,6 +213,15 @@ def _refuse_missing(name: str, missing: npt.NDArray[np.bool_]) -> None:
             f"The column '{name}' has no value in row {rows[0]} ({rows.size} such).",
             "Say what stands for it, for every later policy as well: --fill median, or"
             f" --fill {name}=VALUE",
+        )
+
+
+def require_scalar(name: str, row: int, cell: object) -> None:
+    """Raise CorruptDataError where a cell is a list or another thing that is no one value."""
+    if not isinstance(cell, str | int | float | np.generic | datetime.date):
+        raise CorruptDataError(
+            f"The column '{name}' holds a {type(cell).__name__} in row {row}.",
+            "A cell is a text or a number.",
         )
 
 

@@ -122,13 +122,11 @@ def _parquet(path: Path) -> Table:
         ) from error
     try:
         read = pq.read_table(path)
+        columns = [_numpy(read.column(i).combine_chunks(), pa) for i in range(read.num_columns)]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptDataError(f"{path} cannot be read: {error}.", REMEDY) from error
     _check_names(path, read.column_names)
-    return {
-        name: _numpy(read.column(i).combine_chunks(), pa)
-        for i, name in enumerate(read.column_names)
-    }
+    return dict(zip(read.column_names, columns, strict=True))
 
 
 def _numpy(column: Any, pa: Any) -> npt.NDArray[Any]:

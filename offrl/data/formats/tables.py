@@ -31,6 +31,7 @@ from offrl.data.formats.table_columns import (
     numeric,
     observation_columns,
     one_column,
+    require_scalar,
 )
 from offrl.data.formats.table_files import Table, read_table
 from offrl.errors import ConfigError, CorruptDataError
@@ -150,10 +151,15 @@ def episodes_of_table(table: Table, roles: Roles) -> Imported:
         episodes,
         columns.observation_space(),
         actions.space,
-        (*actions.notes, *notes, *more),
+        (*_choices_of(columns), *actions.notes, *notes, *more),
         columns=columns,
         rows=rows,
     )
+
+
+def _choices_of(columns: Columns) -> list[str]:
+    shown = ", ".join(f"{column.name} ({len(column.values)})" for column in columns.categories)
+    return [f"taken as choices, with the number of their values: {shown}"] if shown else []
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,7 @@ def _groups(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
             raise CorruptDataError(
                 f"The column '{name}' has no value in row {row}.", "Name the episode of every row."
             )
+        require_scalar(name, row, value)
         groups[row] = seen.setdefault(value, len(seen))
     return groups
 

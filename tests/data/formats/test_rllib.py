@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign_files import codes, notes, walk
+from foreign_files import codes, notes, stored_frame, walk
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,14 +22,8 @@ from offrl.data.formats.packed import expand, unpack
 from offrl.errors import ConfigError, CorruptDataError, OffrlError, UnsafeDataError
 
 
-def frame(content: bytes) -> bytes:
-    """An lz4 frame whose one block is stored as it is."""
-    head = struct.pack("<IBBQB", 0x184D2204, 0b01101000, 0x40, len(content), 0)
-    return head + struct.pack("<I", 0x80000000 | len(content)) + content + b"\0\0\0\0"
-
-
 def pack(value: Any) -> str:
-    return base64.b64encode(frame(pickle.dumps(value, protocol=5))).decode()
+    return base64.b64encode(stored_frame(pickle.dumps(value, protocol=5))).decode()
 
 
 def log(path: Path, *batches: dict[str, Any]) -> Path:
@@ -96,11 +90,11 @@ class TestPackedArrays:
             b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name)
         )
         with pytest.raises(UnsafeDataError, match=f"asks for {module}.{name}"):
-            unpack(base64.b64encode(frame(asks + b"\x93.")).decode())
+            unpack(base64.b64encode(stored_frame(asks + b"\x93.")).decode())
 
     @given(at=st.integers(0, 10**6), bit=st.integers(0, 7))
     def test_a_flipped_bit_makes_an_error_or_an_array_and_nothing_else(self, at: int, bit: int):
-        content = bytearray(frame(pickle.dumps(np.arange(12.0).reshape(3, 4), protocol=5)))
+        content = bytearray(stored_frame(pickle.dumps(np.arange(12.0).reshape(3, 4), protocol=5)))
         content[at % len(content)] ^= 1 << bit
         try:
             found = unpack(base64.b64encode(content).decode())
@@ -110,7 +104,7 @@ class TestPackedArrays:
 
     @given(size=st.integers(0, 200))
     def test_a_cut_array_is_an_error(self, size: int):
-        content = frame(pickle.dumps(np.arange(30.0), protocol=5))
+        content = stored_frame(pickle.dumps(np.arange(30.0), protocol=5))
         with pytest.raises((ValueError, OffrlError)):
             unpack(base64.b64encode(content[:size]).decode())
 

@@ -286,6 +286,28 @@ class TestFrames:
         assert data[0].observations["numbers"][:3, 0].tolist() == [1, 1, 3]
         assert data[0].observations["categories"][:3, 0].tolist() == [0, 0, 1]
 
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"a": [[1, 2], [3]]}, "'a' holds a list in row 0"),
+            ({"x": [[1, 2], [3]]}, "'x' holds a list in row 0"),
+            ({"x": pd.to_datetime(["2026-01-01", "2026-01-02"])}, "'x' holds dates"),
+            ({"e": [[1], [2]]}, "'e' holds a list in row 0"),
+            ({"m": [1.0, 2.0]}, "The mask 'm' is 1.0 in row 0"),
+            ({"x": ["1,5", "2,25"]}, "'x' holds '1,5' in row 0: a comma"),
+        ],
+    )
+    def test_a_cell_that_is_no_value_is_named(self, change: dict[str, Any], said: str):
+        frame = pd.DataFrame(
+            {"e": [0, 1], "x": [1.0, 2.0], "a": [0, 1], "r": [0, 1], "m": ["11", "11"]} | change
+        )
+        with pytest.raises(CorruptDataError) as raised:
+            offrl.Dataset.from_dataframe(
+                frame, episode="e", obs="x", action="a", reward="r", ends="truncated",
+                action_mask="m",
+            )  # fmt: skip
+        assert said in str(raised.value)
+
     def test_an_unknown_role_is_answered_with_the_nearest(self):
         with pytest.raises(ConfigError, match=r"actions means nothing for a data frame\. Did you"):
             offrl.Dataset.from_dataframe(pd.DataFrame({"a": [1]}), actions="a")
