@@ -25,7 +25,8 @@ class Agent:
 
     at: Callable[[Any], Distribution]
     stochastic: bool  # whether the distribution is one to sample from and to score with
-    notes: tuple[str, ...] = ()  # what a person should know who samples it
+    notes: tuple[str, ...] = ()  # what a person should know
+    sampling_notes: tuple[str, ...] = ()  # and who samples it
 
     def mode(self, obs: Any) -> Any:
         """Return the action of an agent that does not explore."""
@@ -87,6 +88,8 @@ def agent_behavior(
     and UnsafeDataError for files that are damaged or hold more than an agent's data.
     """
     agent = load_agent(spec.policy, observation_space, action_space)
+    for note in (*agent.notes, *(agent.sampling_notes if spec.stochastic else ())):
+        _LOG.warning("%s %s", spec.policy, note)
     if not spec.stochastic:
         return around(agent.mode, spec, action_space)
     if not agent.stochastic:
@@ -99,8 +102,6 @@ def agent_behavior(
             f"'{spec}' adds noise to an agent that samples its own actions.",
             "Give stochastic or noise, not both.",
         )
-    for note in agent.notes:
-        _LOG.warning("%s: %s", spec.policy, note)
     return Sampling(agent, action_space, spec.epsilon)
 
 

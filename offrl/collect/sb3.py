@@ -36,7 +36,7 @@ from offrl.errors import ConfigError, CorruptDataError
 
 __all__ = ["digests", "read_agent"]
 
-REDRAWN = "its state-dependent exploration noise is drawn anew at every step."
+REDRAWN = "has state-dependent exploration noise, which is drawn anew at every step."
 _ELSEWHERE = "Load it yourself and name a function of yours: FILE.py:FUNCTION."
 _IGNORED = (
     "value_net.", "mlp_extractor.value_net.", "critic.", "critic_target.", "actor_target.",
@@ -57,13 +57,25 @@ def read_agent(
     archive = read_zip(path)
     spec = Spec(observation_space, action_space)
     _refuse_code(archive)
+    if any(part.dtype == "uint8" and len(part.shape) == 3 for part in spec.obs_parts):
+        raise ConfigError(f"{archive.path} looks at images, which offrl does not read.", _ELSEWHERE)
     _refuse_other_actions(archive, action_space)
     parts = _Parts(archive, spec)
     head, stochastic = parts.build()
-    statistics = statistics_path(archive.path)
-    see = _eyes(spec, None if statistics is None else read_statistics(statistics))
-    notes = (REDRAWN,) if parts.state_dependent and stochastic else ()
-    return Agent(lambda obs: head(see(obs)), stochastic, notes)
+    beside = statistics_path(archive.path)
+    statistics = None if beside is None else read_statistics(beside)
+    notes: tuple[str, ...] = ()
+    if beside is not None and statistics is not None:
+        notes = (f"sees observations normalised by {beside.name}, which lies beside it.",)
+        if len(statistics.mean) != spec.obs_dim:
+            raise ConfigError(
+                f"{beside} normalises {len(statistics.mean)} observation numbers and the "
+                f"environment gives {spec.obs_dim}.",
+                "Move it away if it belongs to another agent.",
+            )
+    see = _eyes(spec, statistics)
+    redrawn = (REDRAWN,) if parts.state_dependent and stochastic else ()
+    return Agent(lambda obs: head(see(obs)), stochastic, notes, redrawn)
 
 
 def _eyes(spec: Spec, statistics: Statistics | None) -> Callable[[Any], Floats]:

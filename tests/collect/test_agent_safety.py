@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agent_zips import BOX, OBS, save_agent, write_zip
+from agent_zips import BOX, OBS, save_agent, weights_of, write_zip
 from gymnasium import spaces
 
 from offrl.collect.agents import load_agent
+from offrl.collect.behaviors import build
 from offrl.collect.recorder import record
 from offrl.collect.vecnormalize import read_statistics
+from offrl.data.recipe import BehaviorSpec
 from offrl.errors import ConfigError, CorruptDataError, OffrlError, UnsafeDataError
 from offrl_cli import main
 
@@ -167,6 +169,26 @@ class TestStatistics:
         seeing = load_agent(f"sb3:{path}", OBS, BOX)
         assert not np.array_equal(seeing.mode(raw), plain.mode(raw))
         np.testing.assert_array_equal(seeing.mode(raw), plain.mode(np.array([0.5, -1.5, 0.5])))
+
+    def test_are_said_to_be_used(
+        self, path: Path, statistics: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        save_agent(path, "ppo", BOX)
+        statistics()
+        build(BehaviorSpec(f"sb3:{path}"), OBS, BOX)
+        assert "normalised by agent.vecnormalize.pkl" in caplog.text
+
+    def test_of_other_observations_are_told(
+        self, path: Path, statistics: Callable[..., Path]
+    ) -> None:
+        save_agent(path, "ppo", BOX)
+        statistics()
+        wide = spaces.Box(-1.0, 1.0, (4,))
+        weights = weights_of("ppo", 2, np.random.default_rng(0))
+        weights["mlp_extractor.policy_net.0.weight"] = np.zeros((8, 4))
+        save_agent(path, "ppo", BOX, weights=weights)
+        with pytest.raises(ConfigError, match=r"normalises 3 observation numbers .* gives 4"):
+            load_agent(f"sb3:{path}", wide, BOX)
 
     def test_that_leave_observations_alone_do(self, statistics: Callable[..., Path]) -> None:
         assert read_statistics(statistics(norm_obs=False)) is None

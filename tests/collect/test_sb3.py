@@ -252,6 +252,11 @@ class TestWhatDoesNotFit:
         with pytest.raises(ConfigError, match=fragment):
             agent(path, world, observation)
 
+    def test_images_are_told(self, path: Path) -> None:
+        save_agent(path, "ppo", BOX)
+        with pytest.raises(ConfigError, match="looks at images"):
+            agent(path, BOX, spaces.Box(0, 255, (4, 4, 3), np.uint8))
+
     def test_other_bounds_are_told(self, path: Path) -> None:
         save_agent(path, "td3", BOX, action_space={"low": "[-2.  0.]", "high": "[2. 3.]"})
         with pytest.raises(ConfigError, match="other bounds: 'high'"):
