@@ -251,7 +251,11 @@ class Spec:
         if self.discrete:
             choices = np.asarray(rows, dtype=np.int64) + self.action_start
             return self.columns.decode_actions(choices) if self.columns else choices
-        return np.stack([self.env_action(row) for row in rows])
+        space = self.action_space
+        actions = np.empty((len(rows), *(space.shape or ())), space.dtype)
+        for i, row in enumerate(rows):
+            actions[i] = self.env_action(row)
+        return actions
 
     def to_json(self) -> dict[str, str]:
         """Return both spaces, and the columns of a table, as the text of metadata.json."""
