@@ -1,15 +1,15 @@
 """The errors offrl raises: one cause, one remedy, one exit status.
 
-    OffrlError                     1  the work failed
-    ├── ConfigError                2  the words were off; nothing was written
-    │   └── NotFoundError          2  a named thing does not exist
-    ├── CorruptDataError           1  a file or a column does not hold what it must
-    ├── UnsafeDataError            1  data that would run code or read another file
-    ├── IncompatibleVersionError   1  written by a version this one cannot read
-    ├── LockedError                1  another process is using it
-    ├── NumericsError              1  a loss or a gradient stopped being finite
-    ├── EnvError                   1  an environment cannot be made or does not fit
-    └── WorkError                  1  a policy or an environment of the user raised
+OffrlError                     1  the work failed
+├── ConfigError                2  the words were off; nothing was written
+│   └── NotFoundError          2  a named thing does not exist
+├── CorruptDataError           1  a file or a column does not hold what it must
+├── UnsafeDataError            1  data that would run code or read another file
+├── IncompatibleVersionError   1  written by a version this one cannot read
+├── LockedError                1  another process is using it
+├── NumericsError              1  a loss or a gradient stopped being finite
+├── EnvError                   1  an environment cannot be made or does not fit
+└── WorkError                  1  a policy or an environment of the user raised
 """
 
 import difflib

@@ -17,7 +17,7 @@ PREFIX = "Only ids that begin with this, such as mujoco/hopper."
 ID = "The id of a remote dataset, such as mujoco/hopper/medium-v0."
 OVERWRITE = "Download again and replace what is here."
 
-app = new_app(help="List, show, check and download datasets.", cls=Group)
+app = new_app(help="List, show, check, make and download datasets.", cls=Group)
 
 
 RENAMED = {
@@ -109,6 +109,7 @@ def _remote(prefix: str | None) -> Answer:
 def show(ref: Annotated[str, typer.Argument(metavar="REF", help=REF)]) -> Answer:
     """Show what a dataset holds: figures, spaces, columns, and where it comes from."""
     from offrl import load
+    from offrl.data.lineage import sentence
 
     data = load(ref)
     summary, described = data.summary(), data.describe()
@@ -120,6 +121,9 @@ def show(ref: Annotated[str, typer.Argument(metavar="REF", help=REF)]) -> Answer
     for key, value in described["metadata"].items():
         if value:
             origin[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    made = sentence(described["lineage"])
+    if made is not None:
+        origin["made by"] = made
     blocks: list[Block] = [
         *summary_blocks(summary),
         Pairs(origin),
