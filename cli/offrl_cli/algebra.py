@@ -65,7 +65,6 @@ RENAMED = {
     "-y": "--yes",
 }
 
-Shares = tuple[float, ...]
 Out = Annotated[str, typer.Option(metavar="ID", help=OUT)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)]
 Seed = Annotated[int, typer.Option(metavar="S", parser=natural, help=SEED)]
@@ -135,9 +134,7 @@ def register(app: typer.Typer) -> None:
     def split(
         ref: Annotated[str, typer.Argument(metavar="REF", help=REF)],
         out: Annotated[list[str], typer.Option(metavar="ID", help=OUTS)],
-        shares: Annotated[
-            Shares | None, typer.Option(metavar="A,B,...", parser=_shares, help=SHARES)
-        ] = None,
+        shares: Annotated[str | None, typer.Option(metavar="A,B,...", help=SHARES)] = None,
         episodes: Annotated[list[str] | None, typer.Option(metavar="RANGES", help=PARTS)] = None,
         seed: Seed = 0,
         overwrite: Overwrite = False,
@@ -151,14 +148,15 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(
                 "A split is by shares or by episodes.", "--shares 0.8,0.2 or --episodes 0-79 twice"
             )
-        if shares is not None and len(shares) == len(out) - 1:
-            shares = (*shares, 1.0 - sum(shares))
-        named = len(shares) if shares is not None else len(episodes or ())
+        parts_of = _shares(shares)
+        if parts_of is not None and len(parts_of) == len(out) - 1:
+            parts_of = (*parts_of, 1.0 - sum(parts_of))
+        named = len(parts_of) if parts_of is not None else len(episodes or ())
         if named != len(out):
             raise ConfigError(
                 f"There are {named} parts and {len(out)} ids.", "Give --out once for each part."
             )
-        parts = split_episodes(load(ref), shares=shares, episodes=episodes or None, seed=seed)
+        parts = split_episodes(load(ref), shares=parts_of, episodes=episodes or None, seed=seed)
         made = [_saved(part, id, overwrite=overwrite) for part, id in zip(parts, out, strict=True)]
         blocks: list[Block] = []
         for one in made:
@@ -173,9 +171,7 @@ def register(app: typer.Typer) -> None:
     def mix(
         refs: Annotated[list[str], typer.Argument(metavar="REF REF ...", help=REFS)],
         out: Out,
-        shares: Annotated[
-            Shares | None, typer.Option(metavar="A,B,...", parser=_shares, help=MIX_SHARES)
-        ] = None,
+        shares: Annotated[str | None, typer.Option(metavar="A,B,...", help=MIX_SHARES)] = None,
         by: Annotated[
             str, typer.Option(metavar="WHAT", parser=one_of("episodes", "steps"), help=BY)
         ] = "episodes",
@@ -194,7 +190,7 @@ def register(app: typer.Typer) -> None:
 
         _require_free([out], overwrite=overwrite)
         mixed = mix_datasets(
-            [load(ref) for ref in refs], shares=shares,
+            [load(ref) for ref in refs], shares=_shares(shares),
             by=by,  # pyright: ignore[reportArgumentType]  # one_of gives nothing else
             episodes=episodes, env_steps=env_steps, seed=seed, id=out,
         )  # fmt: skip
@@ -234,8 +230,13 @@ def _asked(planned: "Deletion") -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _shares(text: str) -> Shares:
-    return tuple(real(part.strip()) for part in text.split(","))
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--shares: '{text}' holds no shares.", "--shares 0.8,0.2") from None
 
 
 def _require_free(outs: Sequence[str], *, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from offrl.data.catalogue import resolve
 from offrl.data.dataset import Dataset
-from offrl.data.episode_checks import Found, Watch
+from offrl.data.episode_checks import Watch
 from offrl.data.episode_store import LEARNING_INFOS, EpisodeStore
 from offrl.data.episodes import (
     Episode,
@@ -21,12 +21,14 @@ from offrl.data.episodes import (
     fingerprint_of,
     structure_faults,
 )
+from offrl.data.findings import Found
 from offrl.data.manifest import Manifest, read_published
 from offrl.data.minari_store import open_store
 from offrl.errors import CorruptDataError
 
 Severity = Literal["error", "warning", "note"]
 MAX_PLACES = 5
+CHECKED_INFOS = (*LEARNING_INFOS, "action_mask")
 
 # code: severity, and what a person would advise.
 RULES: dict[str, tuple[Severity, str]] = {
@@ -82,6 +84,23 @@ RULES: dict[str, tuple[Severity, str]] = {
         "note",
         "Methods that weigh by the behaviour use the other episodes only.",
     ),
+    "log-prob-mean-ratio": (
+        "error",
+        "Log natural logs, in the units of the logged actions, of the policy that acted.",
+    ),
+    "action-mask-violated": (
+        "error",
+        "Row t of the mask belongs to the decision of step t; align the mask, or correct it.",
+    ),
+    "action-mask-shape": ("error", "Log one row of flags per decision, one flag per action."),
+    "boundary-crossing": (
+        "warning",
+        "Flag the end before such a jump, or that step teaches a leap that cannot happen.",
+    ),
+    "continued-in-next": (
+        "note",
+        "If the log was cut into pieces, nothing need be done: values look beyond a cut.",
+    ),
     "last-observation-repeated": (
         "warning",
         "Log the observation that follows the last action instead of repeating the one before.",
@@ -95,13 +114,29 @@ RULES: dict[str, tuple[Severity, str]] = {
         "warning",
         "Look for rows that were logged twice; a deterministic system may repeat some.",
     ),
+    "reward-outlier": (
+        "warning",
+        "Look whether they are real; an error code such as -9999 must not reach the data.",
+    ),
     "reward-scale": ("warning", "Scale the rewards to about 1."),
     "both-ends": ("note", "Such steps count as terminated; nothing need be done."),
     "open-end": ("note", "Such episodes count as truncated; nothing need be done."),
     "ends-at-one-length": (
-        "note",
+        "warning",
         "If that is a time limit, mark it truncated instead, so that values look beyond it.",
     ),
+    "saturated-action": (
+        "note",
+        "A policy that squashes its actions cannot reach a bound, and a log-probability there must"
+        " count everything beyond it. If the log was cut off, log what was executed.",
+    ),
+    "observation-normalised": (
+        "note",
+        "If it was scaled before it was logged, keep the scale: a policy trained on it needs"
+        " observations scaled alike when it acts.",
+    ),
+    "duplicate-observation": ("note", "One of the columns is enough; check that both were meant."),
+    "duplicate-action": ("note", "Check that the columns of the action were not logged twice."),
     "constant-observation": ("note", "The column says nothing; leave it out if you can."),
     "constant-action": ("note", "Nothing can be learned about an action that never changes."),
     "constant-reward": (
@@ -166,12 +201,12 @@ class _Tally:
     """What was found so far: the first message, the count and the first places of each rule."""
 
     found: dict[tuple[str, str], tuple[str, int, list[str]]] = field(default_factory=dict)
-    minor: set[str] = field(default_factory=set)  # codes whose findings are too few to warn of
+    graver: set[str] = field(default_factory=set)  # codes with a finding that is not minor
 
     def add(self, item: Found) -> None:
         key = (item.code, item.field)
-        if item.minor:
-            self.minor.add(item.code)
+        if not item.minor:
+            self.graver.add(item.code)
         message, count, places = self.found.get(key, (item.message, 0, []))
         if item.place and len(places) < MAX_PLACES:
             places.append(item.place)
@@ -182,7 +217,7 @@ class _Tally:
         made = [
             Problem(
                 code,
-                "note" if code in self.minor else RULES[code][0],
+                RULES[code][0] if code in self.graver else "note",
                 message,
                 count,
                 tuple(places),
@@ -214,7 +249,7 @@ def check(data: Dataset | str | Path) -> Report:
 
 
 def _check(name: str, episodes: Sequence[Episode], folder: Path | None, data: Dataset) -> Report:
-    tally, watch = _Tally(), Watch(data.spec)
+    tally, watch = _Tally(), Watch(data.spec, _limit(data))
     manifest: Manifest | None = None
     whole = folder is not None and isinstance(episodes, EpisodeStore)
     if folder is not None and whole:
@@ -257,6 +292,15 @@ def _check(name: str, episodes: Sequence[Episode], folder: Path | None, data: Da
     return Report(name, len(episodes), steps, fingerprint, tally.problems())
 
 
+def _limit(data: Dataset) -> int | None:
+    """The steps after which the environment cuts an episode, where the metadata says so."""
+    try:
+        limit = (data.env_spec or {}).get("max_episode_steps")
+    except CorruptDataError:  # of data in memory; that of a folder was read before
+        return None
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def _structure(episodes: Sequence[Episode], data: Dataset) -> Iterator[tuple[int | None, Any]]:
     if isinstance(episodes, EpisodeStore):
         yield from episodes.all_structure_faults()
@@ -275,7 +319,7 @@ def _readable(
         yield from ((number, episodes[number]) for number in numbers)
         return
     while numbers:
-        reading = episodes.read(numbers, LEARNING_INFOS)
+        reading = episodes.read(numbers, CHECKED_INFOS)
         done = 0
         try:
             for episode in reading:
