@@ -151,10 +151,11 @@ class Watch:
         )
         ended = bool(episode.terminations[-1]), bool(episode.truncations[-1])
         self._ended |= ended[0]
-        self._boundaries.see(number, obs, ended)
-        self._columns.see(obs, action)
-        self._prizes.see(number, episode)
-        self._log_probs.see(episode, action)
+        if all(bool(np.isfinite(column).all()) for column in (obs, action, rewards)):
+            self._boundaries.see(number, obs, ended)
+            self._columns.see(obs, action)
+            self._prizes.see(number, episode)
+            self._log_probs.see(episode, action)
         if not copy and self._exact_rows():
             bits = np.concatenate([obs[:-1], action], axis=1).view(np.uint32).astype(np.uint64)
             self._rows.append((bits * self._weights[: bits.shape[1]]).sum(axis=1, dtype=np.uint64))

@@ -81,7 +81,7 @@ class TestMistypedWords:
         assert "try: offrl eval\n" in refused("evaluate", "x").err
 
     def test_a_group_without_a_command(self, refused: Type):
-        assert "try: offrl data list, show, check, download\n" in refused("data").err
+        assert "try: offrl data list, show, check, download" in refused("data").err
 
     def test_an_option(self, refused: Type):
         typed = refused("doctor", "--jsno")
