@@ -17,7 +17,7 @@ from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue] (
 from torch.func import functional_call, grad_and_value
 
 from offrl.batch import Batch
-from offrl.errors import NumericsError
+from offrl.errors import NumericsError, OffrlError
 from offrl.sampler import Sampler
 
 if TYPE_CHECKING:  # the layer above; only its shape is needed here
@@ -182,12 +182,24 @@ def make_update(
 
     if not compiled:
         return update
-    import torch._dynamo as dynamo
+    import torch._dynamo as dynamo  # slow to import, and only where something is compiled
+    from torch._dynamo.exc import TorchDynamoException
 
     dynamo.reset()
     # Silent fallback to eager would be a run at a third of the speed that nobody notices.
     dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(update, dynamic=False, fullgraph=True)
+    fast = torch.compile(update, dynamic=False, fullgraph=True)
+
+    def compiled_update(state: State, batch: Batch, stage: str) -> tuple[State, Metrics]:
+        try:
+            return fast(state, batch, stage)
+        except TorchDynamoException as error:
+            raise OffrlError(
+                f"The update of {algorithm.name} cannot be compiled: {str(error).splitlines()[0]}",
+                "Run it with --compile off.",
+            ) from error
+
+    return compiled_update
 
 
 class Progress(NamedTuple):

@@ -96,8 +96,9 @@ def resolve(
         settings = replace(settings, dataset=_reference(data))
     check_fits(algorithm, data)
     _ = data.transitions  # values that cannot be learned from are told before anything is written
+    recipe = _recipe_tables(data)
     table = {
-        **_recipe_table(data, algorithm.name),
+        **recipe.get(algorithm.name, {}),
         **file.get(algorithm.name, {}),
         **(hyperparameters or {}),
     }
@@ -110,6 +111,11 @@ def resolve(
             "Give more --steps, or shorten its stages (see --help).",
         )
     settings, notes = _resolved(settings, data)
+    notes += [
+        f"The recipe of {data.id} has settings for '{name}', which is no algorithm."
+        for name in recipe
+        if name not in ALGORITHMS and name != algorithm.name
+    ]
     source = source_of(settings.algo)
     run = Run(
         settings=settings,
@@ -133,7 +139,8 @@ def resolve(
             for name, was in old.versions.items()
             if run.versions.get(name) != was
         ]
-        run = old
+        # The user's file may be typed by another path now; that is the one to open again.
+        run = replace(old, settings=replace(old.settings, algo=settings.algo))
     where = folder or _default_folder(algorithm.name, data.id)
     return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
 
@@ -195,11 +202,12 @@ def _resolved(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]
     if holdout is None:
         enough = round(DEFAULT_HOLDOUT * dataset.n_episodes) > 0
         holdout = DEFAULT_HOLDOUT if env_missing is not None and enough else 0.0
-    compiled, notes = _compiles(settings.compile, settings.steps * len(settings.seeds))
+    device = _device(settings.device)
+    compiled, notes = _compiles(settings.compile, settings.steps * len(settings.seeds), device)
     return replace(
         settings,
         holdout=holdout,
-        device=_device(settings.device),
+        device=device,
         compile="on" if compiled else "off",
         log_every=settings.log_every or max(1, settings.steps // 200),
         save_every=settings.save_every or max(1, settings.steps // 10),
@@ -219,18 +227,28 @@ def _no_environment(settings: Settings, dataset: Dataset) -> OffrlError | None:
     return None
 
 
-def _compiles(wish: str, steps: int) -> tuple[bool, list[str]]:
+def _compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
     if wish == "off" or (wish == "auto" and steps < COMPILE_FROM):
         return False, []
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if compiler is None:
+    if fault := _compile_fault(device):
         if wish == "on":
             raise ConfigError(
-                "Compiling needs a C++ compiler and there is none.",
+                f"The update cannot be compiled: {fault}.",
                 "Install g++ or clang, or use --compile off.",
             )
-        return False, ["No C++ compiler: running eager, which is slower."]
+        return False, [f"Running eager, which is slower: {fault}."]
     return True, ["Compiling the update: the first steps take up to a minute."]
+
+
+def _compile_fault(device: str) -> str | None:
+    """Why torch cannot compile on this machine, found by trying; None where it can."""
+    if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        return "there is no C++ compiler"
+    try:
+        torch.compile(lambda x: x + 1, fullgraph=True)(torch.ones(8, device=device))
+    except Exception as error:  # torch gives no narrower promise of what its back ends raise
+        return f"torch's compiler does not work here ({str(error).splitlines()[0].rstrip('.')})"
+    return None
 
 
 def _device(name: str) -> str:
@@ -258,10 +276,13 @@ def _held_out(n_episodes: int, holdout: float) -> tuple[int, ...]:
     return tuple(int(i) for i in np.sort(chosen))
 
 
-def _recipe_table(dataset: Dataset, algorithm: str) -> dict[str, Any]:
-    recipe = (dataset.metadata.get("offrl") or {}).get("recipe") or {}
-    table = recipe.get(algorithm, {}) if isinstance(recipe, dict) else {}
-    return table if isinstance(table, dict) else {}
+def _recipe_tables(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Settings of algorithms that the dataset's recipe brings, by the algorithm's name."""
+    tables: Any = dataset.metadata
+    for key in ("offrl", "recipe", "algorithms"):
+        tables = tables.get(key) if isinstance(tables, dict) else None
+    found = tables if isinstance(tables, dict) else {}
+    return {name: table for name, table in found.items() if isinstance(table, dict)}
 
 
 def _default_folder(algorithm: str, dataset: str) -> Path:

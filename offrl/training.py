@@ -39,6 +39,8 @@ from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
 from offrl.workers import how_many, spread, work
 
+WAIT = 10.0  # seconds for a lock: a worker of a killed run needs a moment to save and end
+
 
 def fit(
     algo: str,
@@ -117,14 +119,17 @@ def train(plan: Plan) -> Generator[Event]:
         diverged: list[Diverged] = []
         n = how_many(plan)
         run = spread(plan, n) if n > 1 else train_seeds(plan, plan.run.settings.seeds)
+        worked = False
         with closing(run):
             for event in run:
+                worked = worked or isinstance(event, Trained | Saved)
                 if isinstance(event, Finished):
                     finished.append(event)
                 if isinstance(event, Diverged):
                     diverged.append(event)
                 yield event
-        _write_result(plan, n, finished, diverged)
+        if worked or not (plan.dir / "result.json").exists():
+            _write_result(plan, n, finished, diverged)
 
 
 def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
@@ -186,6 +191,9 @@ class _Job:
         verdict = self.folder / "diverged.toml"
         if verdict.exists():
             yield Diverged(self.seed, now.step, str(read_toml(verdict)["message"]))
+            return
+        if now.step >= self.plan.run.settings.steps:
+            yield Finished(self.seed, now.step, self.seconds)
             return
         metrics = MetricsFile(self.folder / "metrics.csv", up_to=now.step)
         board = TensorBoard(self.folder, now.step)
@@ -289,7 +297,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
-        lock.acquire(timeout=10)  # a worker of a killed run needs a moment to notice
+        lock.acquire(timeout=WAIT)
     except filelock.Timeout:
         raise LockedError(
             f"Another process is training in {folder}.", "Wait for it, or give another --out."

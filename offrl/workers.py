@@ -47,8 +47,12 @@ def spread(plan: Plan, n: int) -> Generator[Event]:
     lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
     shares = [seeds[k::n] for k in range(n)]
     processes = [_start(plan, share) for share in shares]
-    for k, process in enumerate(processes):
-        threading.Thread(target=_forward, args=(process.stdout, k, lines), daemon=True).start()
+    readers = [
+        threading.Thread(target=_forward, args=(process.stdout, k, lines), daemon=True)
+        for k, process in enumerate(processes)
+    ]
+    for reader in readers:
+        reader.start()
     faults: list[OffrlError] = []
     try:
         running, told = n, set[str]()  # every process has the same notes; once is enough
@@ -70,8 +74,9 @@ def spread(plan: Plan, n: int) -> Generator[Event]:
         for process in processes:
             if process.stdin:
                 process.stdin.close()  # the worker saves where it stands and ends
-        for process in processes:
+        for process, reader in zip(processes, readers, strict=True):
             process.wait()
+            reader.join()
     if faults:
         raise faults[0]
 
@@ -86,9 +91,10 @@ def _start(plan: Plan, seeds: tuple[int, ...]) -> "subprocess.Popen[str]":
     )
 
 
-def _forward(stream: IO[str] | None, k: int, lines: "queue.Queue[tuple[int, str | None]]") -> None:
-    for line in stream or ():
-        lines.put((k, line))
+def _forward(stream: IO[str], k: int, lines: "queue.Queue[tuple[int, str | None]]") -> None:
+    with stream:
+        for line in stream:
+            lines.put((k, line))
     lines.put((k, None))
 
 

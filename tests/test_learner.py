@@ -14,9 +14,12 @@ from torch.utils._pytree import tree_map
 from offrl import learner as learning
 from offrl.algos import get
 from offrl.batch import Batch
-from offrl.errors import NumericsError
+from offrl.errors import NumericsError, OffrlError
 from offrl.learner import Learner, Progress, adam, initial_state, make_update, steps
 from offrl.testing import Trial, small_config, toy_dataset
+
+# Raised where torch's compiler imports torch's own modules.
+TORCHS_OWN_WARNING = pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning")
 
 EMPTY = torch.zeros(0)
 BATCH = Batch(EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, {}, {})
@@ -217,6 +220,7 @@ def test_columns_are_computed_at_refreshes_and_once_more_where_a_run_goes_on():
     assert calls == [12, 24]
 
 
+@TORCHS_OWN_WARNING
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "stages"), [("bc", 1), ("awr", 2)])
 def test_each_stage_is_one_graph_and_resuming_or_another_seed_adds_none(
@@ -245,6 +249,23 @@ def test_each_stage_is_one_graph_and_resuming_or_another_seed_adds_none(
     assert counters["stats"]["unique_graphs"] == stages
 
 
+@TORCHS_OWN_WARNING
+@pytest.mark.slow
+def test_an_update_that_cannot_be_traced_says_so_with_the_way_out():
+    trial = Trial(get("bc"), discrete=False)
+
+    def untraceable(learner: Learner, batch: Batch, stage: str) -> Any:
+        return learner, {"policy/loss": torch.tensor(float(input()))}
+
+    trial.algorithm.update = untraceable
+    modules, sampler, now = trial.begin()
+    update = make_update(trial.algorithm, modules, compiled=True)
+    with pytest.raises(OffrlError, match="update of bc cannot be compiled") as caught:
+        update(now.state, sampler[0], "update")
+    assert "--compile off" in caught.value.remedy
+
+
+@TORCHS_OWN_WARNING
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_compiled_update_computes_what_the_eager_one_does(precision: str):

@@ -11,6 +11,7 @@ from training_runs import SHORT, outcome, saved_dataset, settings_of, tree
 import offrl
 from offrl import plan as planning
 from offrl.algos import get
+from offrl.collect.recorder import record
 from offrl.data.dataset import Dataset
 from offrl.errors import ConfigError, IncompatibleVersionError, NotFoundError
 from offrl.plan import resolve
@@ -55,7 +56,7 @@ class Mine(Algorithm[Settings]):
 
 def with_recipe(**table: Any) -> Dataset:
     data = toy_dataset(discrete=False, episodes=6)
-    data.metadata["offrl"] = {"recipe": {"awr": table}}
+    data.metadata["offrl"] = {"recipe": {"algorithms": {"awr": table}}}
     return data
 
 
@@ -292,8 +293,25 @@ def test_a_short_run_stays_eager_and_a_missing_compiler_is_told(monkeypatch: pyt
     monkeypatch.setattr(planning.shutil, "which", lambda _: None)
     long = resolve("bc", data, steps=10**6)
     assert long.run.settings.compile == "off"
-    assert long.notes == ("No C++ compiler: running eager, which is slower.",)
-    with pytest.raises(ConfigError, match=r"needs a C.. compiler and there is none"):
+    assert long.notes == ("Running eager, which is slower: there is no C++ compiler.",)
+    with pytest.raises(ConfigError, match=r"cannot be compiled: there is no C.. compiler"):
+        resolve("bc", data, compile="on")
+
+
+def test_a_compiler_that_is_there_and_does_not_work_is_found_by_trying(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("omp.h: no such file.\nand a page more")
+
+    monkeypatch.setattr(planning.torch, "compile", broken)
+    monkeypatch.setattr(planning.shutil, "which", lambda _: "/usr/bin/c++")
+    data = toy_dataset(discrete=True)
+    said = "torch's compiler does not work here (omp.h: no such file)"
+    found = resolve("bc", data, steps=10**6)
+    assert found.run.settings.compile == "off"
+    assert found.notes == (f"Running eager, which is slower: {said}.",)
+    with pytest.raises(ConfigError, match="cannot be compiled: torch's compiler does not work"):
         resolve("bc", data, compile="on")
 
 
@@ -351,6 +369,30 @@ def test_changed_code_is_a_changed_setting(tmp_path: Path):
         resolve(algo, out=tmp_path / "run", resume=True)
 
 
+def test_the_copy_in_the_run_goes_on_where_the_file_is_lost(tmp_path: Path):
+    saved_dataset()
+    algo = own_code(tmp_path)
+    whole = fit(algo, "toy/box-v0", out=tmp_path / "whole", **settings_of("bc"))
+    events = train(
+        resolve(
+            algo,
+            "toy/box-v0",
+            out=tmp_path / "run",
+            hyperparameters={"hidden_size": 8, "batch_size": 16},
+            **SHORT,
+        )
+    )
+    for _ in range(5):
+        next(events)
+    events.close()
+    (tmp_path / "mine.py").unlink()
+    copy = f"{tmp_path / 'run' / 'algorithm.py'}:Mine"
+    plan = resolve(copy, out=tmp_path / "run", resume=True)
+    assert plan.run.settings.algo == copy
+    list(train(plan))
+    assert outcome(tmp_path / "run") == outcome(whole.dir)
+
+
 @pytest.mark.parametrize(
     ("text", "named", "said"),
     [
@@ -375,3 +417,15 @@ def test_a_file_of_ones_own_hides_no_module(tmp_path: Path):
     (tmp_path / "statistics.py").write_text(MINE)
     get(f"{tmp_path / 'statistics.py'}:Mine")
     assert sys.modules["statistics"] is statistics
+
+
+def test_the_settings_of_a_recipe_file_reach_the_runs_on_what_it_collects(tmp_path: Path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'id = "me/pendulum-v0"\nenv = "Pendulum-v1"\nepisodes = 2\nseed = 0\n'
+        '[[behaviors]]\npolicy = "random"\n[awr]\ntemperature = 0.25\n[awrr]\nlr = 1.0\n'
+    )
+    data = record(recipe)
+    plan = resolve("awr", data)
+    assert plan.run.config["temperature"] == 0.25
+    assert any("'awrr'" in note for note in plan.notes)
