@@ -76,6 +76,17 @@ class EpisodeStore(Sequence[Episode], ABC):
     def __iter__(self) -> Iterator[Episode]:
         return self.read(range(len(self)))
 
+    def number(self, index: int) -> int:
+        """Return the number that the files give to an episode; they differ where one is lost."""
+        return index
+
+    def rescue(self, error: CorruptDataError) -> dict[int, str]:
+        """Go on with the episodes that can be read and return why each other one cannot.
+
+        Raises the error, which looking at the files as a whole gave, where none can be read.
+        """
+        raise error
+
     @abstractmethod
     def read(self, indices: Sequence[int], infos: Sequence[str] | None = None) -> Iterator[Episode]:
         """Yield the episodes with all infos, or only the named ones.
