@@ -34,6 +34,7 @@ INFO = "Only episodes in which this info is true at some step: success for examp
 LOGGED = "Only episodes with the behavior's log-probability at every step."
 FINITE = "Only episodes without NaN and infinity."
 DISTINCT = "Of episodes that are equal, only the first."
+SKIP_CORRUPT = "Leave out episodes that are damaged, and go on with the others."
 SHARES = "Shares of the episodes, 0.8,0.2 for example; one short, and the last part has the rest."
 SEED = "Seed of what is drawn at random."
 REFS = "Datasets with equal spaces: ids or paths, two or more."
@@ -112,6 +113,7 @@ def register(app: typer.Typer) -> None:
         logged: Annotated[bool, typer.Option("--logged", help=LOGGED)] = False,
         finite: Annotated[bool, typer.Option("--finite", help=FINITE)] = False,
         distinct: Annotated[bool, typer.Option("--distinct", help=DISTINCT)] = False,
+        skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help=SKIP_CORRUPT)] = False,
         overwrite: Overwrite = False,
     ) -> Answer:
         """Write the episodes that meet every condition as a dataset of their own.
@@ -120,14 +122,18 @@ def register(app: typer.Typer) -> None:
         """
         from offrl import load
         from offrl.data.algebra import filter_episodes
+        from offrl.data.recovery import recover
 
         _require_free([out], overwrite=overwrite)
-        chosen = filter_episodes(
-            load(ref), episodes=episodes, min_return=min_return, max_return=max_return,
-            min_length=min_length, max_length=max_length, ended=ended,  # pyright: ignore[reportArgumentType]  # one_of gives nothing else
-            behavior=behavior or None, info=info, logged=logged, finite=finite,
-            distinct=distinct, top=top, bottom=bottom,
-        )  # fmt: skip
+        conditions: dict[str, Any] = {
+            "episodes": episodes, "min_return": min_return, "max_return": max_return,
+            "min_length": min_length, "max_length": max_length, "ended": ended,
+            "behavior": behavior or None, "info": info, "logged": logged, "finite": finite,
+            "distinct": distinct, "top": top, "bottom": bottom,
+        }  # fmt: skip
+        chosen = recover(ref) if skip_corrupt else load(ref)
+        if not skip_corrupt or any(value not in (None, False) for value in conditions.values()):
+            chosen = filter_episodes(chosen, **conditions)
         return _one(_saved(chosen, out, overwrite=overwrite))
 
     @command(app, "split", cls=AlgebraCommand)

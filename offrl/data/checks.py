@@ -21,6 +21,7 @@ from offrl.data.episodes import (
 from offrl.data.findings import Found
 from offrl.data.manifest import Manifest, read_published
 from offrl.data.minari_store import open_store
+from offrl.data.recovery import readable
 from offrl.data.rules import RULES, Severity
 from offrl.errors import CorruptDataError
 
@@ -199,7 +200,7 @@ def _check(
             broken.add(number)
     digests: list[str] = []
     steps = 0
-    for number, read in _readable(episodes, broken):
+    for _, number, read in readable(episodes, broken, CHECKED_INFOS):
         if isinstance(read, CorruptDataError):
             tally.add(Found("unreadable", "episode", read.cause, f"episode {number}"))
             digests.append("")
@@ -239,28 +240,6 @@ def _structure(episodes: Sequence[Episode], data: Dataset) -> Iterator[tuple[int
     for number, episode in enumerate(episodes):
         for fault in structure_faults(columns_of(episode), data.spec):
             yield number, fault
-
-
-def _readable(
-    episodes: Sequence[Episode], broken: set[int]
-) -> Iterator[tuple[int, Episode | CorruptDataError]]:
-    """The episodes of sound structure; one that cannot be read does not hide those after it."""
-    if not isinstance(episodes, EpisodeStore):
-        sound = (number for number in range(len(episodes)) if number not in broken)
-        yield from ((number, episodes[number]) for number in sound)
-        return
-    left = [i for i in range(len(episodes)) if episodes.number(i) not in broken]
-    while left:
-        reading = episodes.read(left, CHECKED_INFOS)
-        done = 0
-        try:
-            for episode in reading:
-                yield episodes.number(left[done]), episode
-                done += 1
-            return
-        except CorruptDataError as error:
-            yield episodes.number(left[done]), error
-        left = left[done + 1 :]
 
 
 def _contents(number: int, episode: Episode, watch: Watch, data: Dataset) -> Iterator[Found]:

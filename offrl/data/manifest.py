@@ -71,7 +71,8 @@ class Manifest:
         for path in self.damaged():
             raise CorruptDataError(
                 f"{path} is damaged: its SHA-256 is not the manifest's.",
-                "offrl data check says which episodes; restore the file, or collect it again.",
+                "Restore the file, or go on with the episodes that are whole: offrl data filter"
+                " REF --skip-corrupt --out ID",
             )
 
 

@@ -24,8 +24,8 @@ from minari_files import (
 
 from offrl import Dataset, Episode, check
 from offrl.data.checks import Report
-from offrl.data.rules import RULES
 from offrl.data.dataset import load
+from offrl.data.rules import RULES
 from offrl.errors import NotFoundError
 
 Run = Callable[..., tuple[int, str, str]]
