@@ -67,14 +67,16 @@ def merged(
     environment and those that have scores agree.
     """
     tables = [data.metadata for data in sources]
+    one_env = len({data.env_id for data in sources}) == 1
     kept: dict[str, Any] = {}
     for key in _SHARED:
         values = [table.get(key) for table in tables]
+        same = all(value == values[0] for value in values)
         if key == "env_spec":
-            agreed = len({data.env_id for data in sources}) == 1
-        else:
-            agreed = all(value == values[0] for value in values)
-        if agreed and values[0] is not None:
+            same = one_env
+        elif key.startswith("ref_") or key == "num_episodes_average_score":
+            same = same and one_env
+        if same and values[0] is not None:
             kept[key] = values[0]
     for key in _UNIONS:
         listed = _union(table.get(key) for table in tables)
@@ -87,11 +89,11 @@ def merged(
     agreed = {
         key: value
         for key, value in ours[0].items()
-        if key != KEY and all(other.get(key) == value for other in ours[1:])
+        if key not in (KEY, "references") and all(other.get(key) == value for other in ours[1:])
     }
-    references = _agreed_references(sources, ours)
-    if references is not None:
-        agreed["references"] = references
+    scores = [table["references"] for table in ours if table.get("references") is not None]
+    if one_env and scores and all(one == scores[0] for one in scores):
+        agreed["references"] = scores[0]
     if behaviors:
         agreed["behaviors"] = list(behaviors)
     return {**kept, "offrl": {**agreed, KEY: dict(lineage)}}
@@ -104,13 +106,6 @@ def _union(values: Iterable[Any]) -> list[Any]:
             if item not in found:
                 found.append(item)
     return found
-
-
-def _agreed_references(sources: Sequence[Dataset], ours: Sequence[Mapping[str, Any]]) -> Any:
-    if len({data.env_id for data in sources}) > 1:
-        return None
-    found = [table["references"] for table in ours if table.get("references") is not None]
-    return found[0] if found and all(one == found[0] for one in found) else None
 
 
 def sentence(lineage: Any) -> str | None:
