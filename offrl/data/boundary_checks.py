@@ -18,7 +18,7 @@ LIMIT_SHARE = 0.2  # of the episodes: fewer reach the greatest length by chance
 KNOWN_LIMIT_EPISODES = 3
 STARTS = 5  # episodes that show where episodes begin
 JUMP = 6.0  # times the usual step of a column; no system that was tried steps so far into a start
-MARGIN = 0.05  # of the range of the starts
+MARGIN = 3.0  # of the range of n starts, over n: one more start lies that far outside, if at all
 CANDIDATES = 3  # per episode
 MAX_WIDTH = 1024  # columns; pictures do not step
 
@@ -112,21 +112,32 @@ class Boundaries:
             return
         starts = np.stack(self._starts)[:, self._columns].astype(np.float64)
         low, high = starts.min(axis=0), starts.max(axis=0)
-        low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
+        margin = MARGIN / len(starts) * (high - low)
+        low, high = low - margin, high + margin
         found = [
             (number, t)
             for number, t, before, after in self._rows
             if self._is_jump(after - before)
             and bool(((after >= low) & (after <= high)).all())
-            and not bool(((before >= low) & (before <= high)).all())
+            # Leaving a place where episodes begin, everything must leap: a goal that is set anew
+            # in mid-episode is a leap of a few columns only.
+            and (
+                not bool(((before >= low) & (before <= high)).all())
+                or self._leaping(after - before) >= 0.5
+            )
         ]
         if found:
             message = "steps jump to where episodes begin, as if an end before them was not flagged"
             yield Found("boundary-crossing", "observations", message, place(*found[0]), len(found))
 
     def _is_jump(self, step: npt.NDArray[Any]) -> bool:
+        return self._leaping(step) > 0
+
+    def _leaping(self, step: npt.NDArray[Any]) -> float:
+        """The share of the columns, of those that move at all, which go much farther than usual."""
         usual = np.sqrt(self._squares / max(1, self._steps))
-        return bool((np.abs(step) > JUMP * np.where(usual > 0, usual, np.inf)).any())
+        far = np.abs(step) > JUMP * np.where(usual > 0, usual, np.inf)
+        return float(far.sum() / max(1, (usual > 0).sum()))
 
     def _time_limit(self) -> Iterator[Found]:
         lengths, over = np.array(self._lengths), np.array(self._terminated)

@@ -20,6 +20,7 @@ from offrl.data.spec import Spec
 RATIO_ROWS, RATIO_ABOVE, RATIO_ERRORS = 200, 1.1, 5.0  # rows, mean, standard errors above it
 MAX_LOG = 300.0  # its square is still a number
 OUTLIER_ROWS, OUTLIER_TIMES, OUTLIER_SHARE = 50, 20.0, 0.005
+FEW = 3
 
 
 class LogProbs:
@@ -133,7 +134,10 @@ class Rewards:
         apart = far[far > 0]
         if not apart.size:
             return
-        scale = max(float(np.quantile(far[inner], 0.99)), float(np.median(apart)))
+        scale = float(np.quantile(far[inner], 0.99))
+        if scale == 0:  # nearly all are alike: what differs is judged by its own kind, or by them
+            few = apart.size < FEW and centre != 0
+            scale = abs(centre) if few else float(np.median(apart))
         rows = np.flatnonzero(far > OUTLIER_TIMES * scale)
         if not rows.size or rows.size > max(1, OUTLIER_SHARE * inner.sum()):
             return
