@@ -33,7 +33,6 @@ def look(folder: Path, ref: str) -> dict[str, Any] | str:
         capture_output=True,
         text=True,
         check=False,
-        env=None,
     )
     if done.returncode == 0:
         return json.loads(done.stdout)
@@ -47,12 +46,14 @@ def main() -> None:
     from offrl.data.checks import check_folder  # which calls this module
 
     request = json.loads(sys.stdin.read())
-    for kind, limit in (
-        (resource.RLIMIT_CPU, request["seconds"]),
-        (resource.RLIMIT_AS, request["bytes"]),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (least, hard))
+    limit(request["seconds"], request["bytes"])
     json.dump(check_folder(Path(request["folder"]), request["ref"]).to_dict(), sys.stdout)
+
+
+def limit(seconds: int, size: int) -> None:
+    """Let this process end by a signal after seconds of work, and have no more memory than this."""
+    kinds = ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, size), (resource.RLIMIT_CORE, 0))
+    for kind, most in kinds:
+        _, hard = resource.getrlimit(kind)
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (least, hard))
