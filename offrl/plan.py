@@ -288,6 +288,11 @@ def _recipe_tables(dataset: Dataset) -> dict[str, dict[str, Any]]:
 def _default_folder(algorithm: str, dataset: str) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     parent = Path("runs") / algorithm / dataset.strip("/").replace(":", "_")
+    if inside := next((p for p in parent.parents if (p / "run.toml").exists()), None):
+        raise ConfigError(
+            f"The usual folder for this run, {parent}, would be inside the run {inside}.",
+            "Give another folder: --out DIR.",
+        )
     folder, k = parent / stamp, 2
     while folder.exists():
         folder, k = parent / f"{stamp}-{k}", k + 1

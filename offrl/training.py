@@ -33,6 +33,7 @@ from offrl.evaluation.evaluate import evaluate
 from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
+from offrl.nn import set_precision
 from offrl.plan import Plan, resolve
 from offrl.policy import Policy
 from offrl.run import FORMAT, read_toml
@@ -258,7 +259,7 @@ class _Job:
             yield Diverged(seed, now.step, error.cause)
             return
         except (KeyboardInterrupt, SystemExit, GeneratorExit, EnvError, WorkError):
-            if done.step != self.saved:
+            if done.step > self.saved:
                 self._save(done)  # stopped: lose nothing that was reported
             raise
         yield Finished(seed, now.step, time.perf_counter() - self.began)
@@ -283,6 +284,7 @@ class _Job:
         network = copy.deepcopy(self.modules["policy"])
         weights: dict[str, Tensor] = now.state["params"]["policy"] | now.state["buffers"]["policy"]
         network.load_state_dict(weights)
+        set_precision([network], "fp32")  # as the policy will act once it is loaded
         settings, dataset = self.plan.run.settings, self.plan.dataset
         return evaluate(
             Policy(dataset.spec, network, settings.device),

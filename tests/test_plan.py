@@ -429,3 +429,11 @@ def test_the_settings_of_a_recipe_file_reach_the_runs_on_what_it_collects(tmp_pa
     plan = resolve("awr", data)
     assert plan.run.config["temperature"] == 0.25
     assert any("'awrr'" in note for note in plan.notes)
+
+
+def test_a_run_is_not_put_inside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "bc").mkdir(parents=True)
+    (tmp_path / "runs" / "bc" / "run.toml").touch()
+    with pytest.raises(ConfigError, match="inside the run runs/bc"):
+        resolve("bc", toy_dataset(discrete=False))

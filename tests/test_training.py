@@ -27,6 +27,7 @@ from offrl.algos import get
 from offrl.checkpoint import newest
 from offrl.data.dataset import Dataset
 from offrl.errors import LockedError, NumericsError, OffrlError
+from offrl.evaluation.evaluate import evaluate
 from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained
 from offrl.plan import resolve
 from offrl.testing import toy_dataset
@@ -518,3 +519,17 @@ def test_step_zero_is_a_checkpoint(tmp_path: Path):
     saved_dataset()
     run = fit("bc", REF, out=tmp_path / "run", **settings_of("bc", steps=10))
     assert list(checkpoint.folders(run.dir / "seed_0")) == [0, 7, 10]
+
+
+def test_a_run_in_bfloat16_is_evaluated_as_its_loaded_policy_acts():
+    pendulum()
+    seen: list[Evaluated] = []
+    given = settings_of("bc", steps=20, eval_every=20, eval_episodes=2, precision="bf16")
+    run = fit(
+        "bc",
+        "toy/pendulum-v0",
+        on_event=lambda e: seen.append(e) if isinstance(e, Evaluated) else None,
+        **{**given, "hidden_size": 64},
+    )
+    loaded = evaluate(run, "Pendulum-v1", episodes=2, seed=0)
+    assert seen[-1].evaluation["return_mean"] == loaded.return_mean

@@ -1,0 +1,1 @@
+"""Behaviours that act with exact log-probabilities, and the recorder of what they do."""
