@@ -47,7 +47,7 @@ class Watch:
         yield from self._bounds(number, episode)
         twin = self._digests.setdefault(_contents(episode), number)
         if twin != number:
-            message = f"an episode equals episode {twin}"
+            message = f"episodes repeat earlier ones, as episode {number} does episode {twin}"
             # Of few values, or one step long, two episodes are alike by chance.
             minor = len(episode) == 1 or not self._real_obs()
             yield Found("duplicate-episode", "", message, f"episode {number}", 1, minor)

@@ -10,7 +10,11 @@ Severity = Literal["error", "warning", "note"]
 
 # code: severity, and what a person would advise.
 RULES: dict[str, tuple[Severity, str]] = {
-    "unreadable": ("error", "Download or collect the dataset again."),
+    "unreadable": (
+        "error",
+        "Download or collect the dataset again, or go on with what is whole: offrl data filter REF"
+        " --skip-corrupt --out ID",
+    ),
     "file-damaged": ("error", "Restore the file from a copy, or collect the dataset again."),
     "metadata-changed": (
         "error",
@@ -35,9 +39,15 @@ RULES: dict[str, tuple[Severity, str]] = {
     "shape-mismatch": ("error", "Give every row the shape that its space declares."),
     "type-mismatch": ("error", "Convert the column to the type that its space declares."),
     "end-inside-episode": ("error", "Start a new episode after each end."),
-    "non-finite-observation": ("error", "Repair the sensor log, or train without such episodes."),
-    "non-finite-action": ("error", "Repair the log, or train without such episodes."),
-    "non-finite-reward": ("error", "Repair the reward, or train without such episodes."),
+    "non-finite-observation": (
+        "error",
+        "Repair the sensor log, or leave them out: data filter --finite.",
+    ),
+    "non-finite-action": (
+        "error",
+        "Repair the log, or leave such episodes out: data filter --finite.",
+    ),
+    "non-finite-reward": ("error", "Repair it, or leave such episodes out: data filter --finite."),
     "action-out-of-range": (
         "error",
         "Check the number of choices and the number of the first one.",
@@ -64,7 +74,7 @@ RULES: dict[str, tuple[Severity, str]] = {
     ),
     "log-prob-partial": (
         "note",
-        "Methods that weigh by the behaviour use the other episodes only.",
+        "Methods that weigh by the behaviour use the other episodes only (data filter --logged).",
     ),
     "log-prob-mean-ratio": (
         "error",
@@ -91,7 +101,10 @@ RULES: dict[str, tuple[Severity, str]] = {
         "warning",
         "Log the observation before the reset; after an automatic reset it is in the info.",
     ),
-    "duplicate-episode": ("warning", "Keep one of each, or held-out episodes repeat trained ones."),
+    "duplicate-episode": (
+        "warning",
+        "Keep one of each, or held-out episodes repeat trained ones: data filter --distinct.",
+    ),
     "duplicate-row": (
         "warning",
         "Look for rows that were logged twice; a deterministic system may repeat some.",

@@ -84,6 +84,13 @@ def test_every_rule_has_a_stable_code_a_severity_and_a_sentence() -> None:
         assert advice[0].isupper()
 
 
+def test_the_page_lists_every_rule() -> None:
+    page = Path(__file__).parents[2] / "docs" / "check.md"
+    lines = page.read_text().splitlines()
+    for code, (severity, advice) in RULES.items():
+        assert f"| `{code}` | {severity} | {advice} |" in lines
+
+
 @pytest.mark.parametrize("field", ["observations", "actions", "rewards"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_counted_and_placed(field: str, value: float) -> None:
