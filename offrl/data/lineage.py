@@ -15,6 +15,7 @@ from typing import Any
 from offrl.data.dataset import Dataset
 
 KEY = "lineage"
+_IMPORT = "import"  # what an importer found, by the numbers that episodes had then
 _UNIONS = ("author", "author_email", "requirements")
 # What holds for a mixture only where it holds for every source.
 _SHARED = (
@@ -42,8 +43,11 @@ def source(
         "taken": dict(taken),
         **more,
     }
-    before = own(data).get(KEY)
-    return entry if before is None else entry | {KEY: before}
+    for key in (KEY, _IMPORT):
+        before = own(data).get(key)
+        if before is not None:
+            entry.setdefault(key, before)
+    return entry
 
 
 def record(
@@ -55,7 +59,8 @@ def record(
 
 def derived(data: Dataset, lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of a part of a dataset: everything that was said of the whole."""
-    return {**data.metadata, "offrl": {**own(data), KEY: dict(lineage)}}
+    kept = {key: value for key, value in own(data).items() if key != _IMPORT}
+    return {**data.metadata, "offrl": {**kept, KEY: dict(lineage)}}
 
 
 def merged(

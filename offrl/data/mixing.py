@@ -99,6 +99,11 @@ def _require_mixable(
                     f" {one} and {other}.",
                     "Only datasets with equal spaces can be mixed.",
                 )
+        if lineage.own(first).get("columns") != lineage.own(data).get("columns"):
+            raise ConfigError(
+                f"{first.id} and {data.id} encode their columns differently.",
+                "Import both with the same categories and fills, then mix them.",
+            )
     if shares is not None and len(shares) != len(sources):
         raise ConfigError(
             f"There are {len(shares)} shares for {len(sources)} datasets.", "Give one for each."

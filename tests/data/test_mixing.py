@@ -154,6 +154,7 @@ def test_sizes_are_met() -> None:
         ("none", {"episodes": 2, "env_steps": 2}, "Both"),
         ("none", {"episodes": 0}, "is nothing"),
         ("space", {}, "differ in the action space"),
+        ("columns", {}, "encode their columns differently"),
         ("same", {}, "holds what me/one-v0 holds"),
         ("alone", {}, "two datasets or more"),
     ],
@@ -165,6 +166,8 @@ def test_mixtures_that_cannot_be_are_named(
     if change == "space":
         wider = spaces.Box(-2, 2, (2,), np.float32)
         other = Dataset.from_episodes(list(other), OBSERVATION, wider, id="me/other-v0")
+    if change == "columns":
+        other.metadata["offrl"] = {"columns": [{"name": "city", "categories": ["Oslo"]}]}
     sources = {"same": [one, one], "alone": [one]}.get(change, [one, other])
     with pytest.raises(ConfigError) as refused:
         mix(sources, **given)
