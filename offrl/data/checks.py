@@ -19,6 +19,7 @@ from offrl.data.episodes import (
     structure_faults,
 )
 from offrl.data.findings import Found
+from offrl.data.import_checks import findings_of_import
 from offrl.data.manifest import Manifest, read_published
 from offrl.data.minari_store import open_store
 from offrl.data.recovery import readable
@@ -215,6 +216,8 @@ def _check(
             tally.add(found)
     fingerprint = fingerprint_of(digests) if not broken and "" not in digests else None
     for found in _fingerprints(fingerprint, data, whole=store is not None):
+        tally.add(found)
+    for found in findings_of_import(data.metadata):
         tally.add(found)
     for found in watch.finish():
         tally.add(found)

@@ -183,7 +183,9 @@ def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
                 f"{manifest.metadata.path} is not as it was written; offrl data check says more.",
                 stacklevel=3,
             )
-    spec = Spec.from_json(metadata)
+    own = metadata.get("offrl")
+    columns = own.get("columns") if isinstance(own, dict) else None
+    spec = Spec.from_json({**metadata, "columns": columns})
     env_spec_of(metadata)
     counts = (metadata["total_episodes"], metadata["total_steps"])
     known = None if thorough or not kept(folder, spec, *counts) else counts

@@ -6,6 +6,8 @@ look at, a note is worth knowing and breaks nothing. A finding that is minor is 
 
 from typing import Literal
 
+from offrl.data.import_checks import IMPORT_RULES
+
 Severity = Literal["error", "warning", "note"]
 
 # code: severity, and what a person would advise.
@@ -138,5 +140,6 @@ RULES: dict[str, tuple[Severity, str]] = {
         "note",
         "Every policy looks alike under it; check that rewards were logged.",
     ),
+    **IMPORT_RULES,
     "few-episodes": ("note", "Intervals over episodes and held-out episodes need more of them."),
 }

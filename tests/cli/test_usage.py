@@ -19,6 +19,8 @@ COMMANDS = [
     ("data", "show"),
     ("data", "check"),
     ("data", "download"),
+    ("data", "import"),
+    ("data", "export"),
     ("algos",),
     ("train",),
     ("eval",),
