@@ -14,8 +14,8 @@ Severity = Literal["error", "warning", "note"]
 RULES: dict[str, tuple[Severity, str]] = {
     "unreadable": (
         "error",
-        "Download or collect the dataset again, or go on with what is whole: offrl data filter REF"
-        " --skip-corrupt --out ID",
+        "Download or collect the dataset again, or go on with the episodes that are whole:"
+        " data filter --skip-corrupt.",
     ),
     "file-damaged": ("error", "Restore the file from a copy, or collect the dataset again."),
     "metadata-changed": (
