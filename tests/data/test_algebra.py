@@ -253,7 +253,9 @@ def test_the_commands_write_datasets_and_answer_as_show_does(root: Path, typed: 
     assert [part["episodes"] for part in json.loads(out)["parts"]] == [6, 3]
     train, test = ids(load("me/train-v0")), ids(load("me/test-v0"))
     assert sorted(train + test) == list(range(9))
-    assert "made by" in typed("data", "show", "me/train-v0")[1]
+    shown = typed("data", "show", "me/train-v0")[1]
+    assert "made by" in shown
+    assert "0 random; 1 expert,noise=0.3; 2 expert" in shown
     status, out, _ = typed("data", "filter", "me/shop-v0", "--distinct", "--out", "me/all-v0")
     assert "9 of 9 episodes" in out
     assert out.splitlines()[-1] == "next: offrl data check me/all-v0"
