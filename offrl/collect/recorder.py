@@ -49,8 +49,10 @@ def record(
 
     A policy is what `--policy` takes, a function of obs (or of obs and rng, returning action and
     log-probability), or an object with `reset(rng)` and `act(obs, rng)`. `env_steps` records the
-    shortest prefix of whole episodes that reaches it. An interrupted recording keeps its finished
-    episodes; `resume=True` with the same `out` continues it, with no other argument needed.
+    shortest prefix of whole episodes that reaches it. Without `out` the id is the recipe's, else
+    made of environment and policies (me/cartpole/random-v0). An interrupted recording keeps its
+    finished episodes; `resume=True` with the same `out` continues it, with no other argument
+    needed.
 
     Raises ConfigError for words that are off, before anything is written; WorkError naming policy
     or environment, episode and step where one of them raises; CorruptDataError where the
@@ -63,14 +65,13 @@ def record(
             return kept
         recipe = kept
     plan = _plan(recipe, env, listed, episodes, env_steps, seed, out)
-    if plan.id is None:
-        raise ConfigError("The data has no name to be written under.", "Give --out me/name-v0.")
-    if resume and not overwrite and (done := _finished(plan, plan.id)) is not None:
+    plan = dataclasses.replace(plan, id=plan.name)
+    if resume and not overwrite and (done := _finished(plan, plan.name)) is not None:
         return done
     with _world(plan, env) as world:
         actors = _actors(plan, listed, world)
         with Writer(
-            plan.id,
+            plan.name,
             world.observation_space,
             world.action_space,
             env=_plain_spec(world),
