@@ -17,7 +17,7 @@ PREFIX = "Only ids that begin with this, such as mujoco/hopper."
 ID = "The id of a remote dataset, such as mujoco/hopper/medium-v0."
 OVERWRITE = "Download again and replace what is here."
 
-app = new_app(help="List, show, check, download, import and export datasets.", cls=Group)
+app = new_app(help="List, show, check, import, export and make datasets.", cls=Group)
 
 
 RENAMED = {
@@ -109,6 +109,7 @@ def _remote(prefix: str | None) -> Answer:
 def show(ref: Annotated[str, typer.Argument(metavar="REF", help=REF)]) -> Answer:
     """Show what a dataset holds: figures, spaces, columns, and where it comes from."""
     from offrl import load
+    from offrl.data.lineage import sentence
 
     data = load(ref)
     summary, described = data.summary(), data.describe()
@@ -120,6 +121,12 @@ def show(ref: Annotated[str, typer.Argument(metavar="REF", help=REF)]) -> Answer
     for key, value in described["metadata"].items():
         if value:
             origin[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    behaviors = described["behaviors"]
+    if isinstance(behaviors, list):
+        origin["behaviors"] = "; ".join(f"{i} {_behavior(one)}" for i, one in enumerate(behaviors))
+    made = sentence(described["lineage"])
+    if made is not None:
+        origin["made by"] = made
     blocks: list[Block] = [
         *summary_blocks(summary),
         Pairs(origin),
@@ -131,6 +138,17 @@ def show(ref: Annotated[str, typer.Argument(metavar="REF", help=REF)]) -> Answer
         blocks,
         next=f"offrl data check {quoted(ref)}",
     )
+
+
+def _behavior(described: object) -> str:
+    """Return a behavior of a recipe as `--policy` and `data filter --behavior` take it."""
+    if not isinstance(described, Mapping):
+        return str(described)
+    if "policy" not in described:
+        return f"number {described.get('behavior')} of {described.get('dataset')}"
+    options = [f"{key}={described[key]:g}" for key in ("noise", "epsilon") if described.get(key)]
+    options += ["stochastic"] if described.get("stochastic") else []
+    return ",".join([str(described["policy"]), *options])
 
 
 def columns_of(columns: Sequence[int] | None) -> str:

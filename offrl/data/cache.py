@@ -36,6 +36,7 @@ from offrl.data.transitions import COLUMNS, Transitions, flat_columns
 from offrl.errors import CorruptDataError
 
 FORMAT = 1
+FOLDER = ".offrl-cache"
 KEPT_FROM = 2**25  # bytes of columns; fewer are built as quickly as they are mapped
 _LOG = logging.getLogger("offrl")
 
@@ -70,6 +71,13 @@ def kept(folder: Path, spec: Spec, episodes: int, steps: int) -> bool:
     return _large(spec, episodes, steps) and _find(folder, spec, episodes, steps) is not None
 
 
+def forget(folder: Path) -> None:
+    """Remove the columns that were kept of a folder, wherever they lie; no link is followed."""
+    for place in _places(folder):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def _large(spec: Spec, episodes: int, steps: int) -> bool:
     row = spec.obs_dim * 4 + (8 if spec.discrete else spec.action_dim * 4) + 8 + 8 + 2
     return steps * row + episodes * spec.obs_dim * 4 >= KEPT_FROM
@@ -89,7 +97,7 @@ def _find(folder: Path, spec: Spec, e: int, n: int) -> tuple[Transitions, Totals
 def _key(folder: Path, spec: Spec) -> str:
     """A digest of what the columns are made from and of how."""
     files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and ".offrl-cache" not in path.parts
+        path for path in folder.rglob("*") if path.is_file() and FOLDER not in path.parts
     )
     sha = hashlib.sha256(json.dumps([FORMAT, spec.to_json()]).encode())
     for path in files:
@@ -104,7 +112,7 @@ def _places(folder: Path) -> tuple[Path, Path]:
     named = os.environ.get("XDG_CACHE_HOME")
     home = Path(named) if named else Path.home() / ".cache"
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
-    return folder / ".offrl-cache", home / "offrl" / place
+    return folder / FOLDER, home / "offrl" / place
 
 
 def _writable(place: Path) -> bool:

@@ -207,7 +207,8 @@ class Dataset:
             "log_prob": self.log_prob,
             "metadata": {key: self.metadata[key] for key in named if key in self.metadata},
             "recipe": own.get("recipe"),
-            "behaviors": _behaviors_of(own),
+            "behaviors": named_behaviors(own),
+            "lineage": own.get("lineage"),
             "references": own.get("references"),
             "versions": own.get("versions"),
         }
@@ -390,6 +391,9 @@ def _action_text(spec: Spec) -> str:
     return f"Box {list(space.shape or ())} in {pairs}, {space.dtype}"
 
 
-def _behaviors_of(own: Mapping[str, Any]) -> Any:
+def named_behaviors(own: Mapping[str, Any]) -> Any:
+    """Return what `infos/behavior` numbers: of a mixture its own list, else its recipe's."""
+    if "behaviors" in own:
+        return own["behaviors"]
     recipe = own.get("recipe")
     return recipe.get("behaviors") if isinstance(recipe, dict) else None

@@ -1,48 +1,38 @@
 """The rules on values: what one episode shows, and what only all of them together do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from offrl.data.boundary_checks import Boundaries
+from offrl.data.column_checks import Columns
+from offrl.data.decision_checks import LogProbs, Masks, Rewards
 from offrl.data.episodes import Episode, digest, leaves
+from offrl.data.findings import Found, listed, place
 from offrl.data.limits import out_of_bounds
 from offrl.data.spec import Spec
 
 SMALL_REWARD, LARGE_REWARD = 1e-6, 1e6
 REPEATED_SHARE = 0.1  # an environment that rests repeats a row now and then
-LIMIT_EPISODES, LIMIT_STEPS = 5, 20  # fewer or shorter ones end alike by chance
-
-
-@dataclass(frozen=True)
-class Found:
-    """One finding: the code of the rule, the column, what is wrong, where, how many values."""
-
-    code: str
-    field: str
-    message: str
-    place: str = ""
-    count: int = 1
-    minor: bool = False  # a note, whatever the rule says
 
 
 class Watch:
     """Looks at every episode once and remembers what the rules over all episodes need."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, limit: int | None = None) -> None:
         self._spec = spec
+        self._columns, self._boundaries = Columns(spec), Boundaries(spec, limit)
+        self._log_probs, self._masks, self._prizes = LogProbs(spec), Masks(spec), Rewards()
         self._digests: dict[str, int] = {}
         self._low: npt.NDArray[Any] | None = None  # of each flat observation and action column
         self._high: npt.NDArray[Any] | None = None
         self._rewards = (np.inf, -np.inf)
         self._rows: list[npt.NDArray[np.uint64]] = []  # a hash of observation and action per step
         self._owners: list[int] = []
-        self._repeated = self._moved = 0  # episodes that repeat, or do not, their last observation
-        self._starts: list[tuple[npt.NDArray[Any], npt.NDArray[Any], bool]] = []
-        self._lengths: set[int] = set()
+        self._ended = False  # whether any episode is terminated
         self._missing_log_prob: list[int] = []
         self._logged = 0
         weights = np.random.default_rng(0).integers(
@@ -56,22 +46,25 @@ class Watch:
         yield from self._finite(number, episode)
         yield from self._bounds(number, episode)
         twin = self._digests.setdefault(_contents(episode), number)
-        if twin != number and len(episode) > 1:  # single decisions repeat by chance
-            message = f"an episode equals episode {twin}"
-            yield Found("duplicate-episode", "", message, f"episode {number}")
+        if twin != number:
+            message = f"episodes repeat earlier ones, as episode {number} does episode {twin}"
+            # Of few values, or one step long, two episodes are alike by chance.
+            minor = len(episode) == 1 or not self._real_obs()
+            yield Found("duplicate-episode", "", message, f"episode {number}", 1, minor)
         yield from self._log_prob(number, episode)
         if flatten:
             self._remember(number, episode, copy=twin != number)
+            yield from self._masks.see(number, episode)
 
     def _ends(self, number: int, episode: Episode) -> Iterator[Found]:
         last = len(episode) - 1
         both = np.flatnonzero(episode.terminations & episode.truncations)
         if both.size:
             message = "steps are both terminated and truncated"
-            yield Found("both-ends", "", message, _place(number, both[0]), both.size)
+            yield Found("both-ends", "", message, place(number, both[0]), both.size)
         if not (episode.terminations[last] or episode.truncations[last]):
             message = "episodes end neither terminated nor truncated"
-            yield Found("open-end", "", message, _place(number, last))
+            yield Found("open-end", "", message, place(number, last))
 
     def _finite(self, number: int, episode: Episode) -> Iterator[Found]:
         columns = [
@@ -90,7 +83,7 @@ class Watch:
                     f"non-finite-{name}",
                     path,
                     f"{label} holds NaN or infinity",
-                    _place(number, bad[0][0]),
+                    place(number, bad[0][0]),
                     len(bad),
                 )
 
@@ -131,17 +124,17 @@ class Watch:
         infinite = np.flatnonzero(np.isinf(log_prob))
         if infinite.size:
             message = f"{name} is infinite"
-            place = _place(number, infinite[0])
-            yield Found("log-prob-infinite", name, message, place, infinite.size)
+            where = place(number, infinite[0])
+            yield Found("log-prob-infinite", name, message, where, infinite.size)
         positive = np.flatnonzero(log_prob > 1e-6)
         if self._spec.discrete and positive.size:
             message = f"{name} of discrete actions is above 0"
-            place = _place(number, positive[0])
-            yield Found("log-prob-positive", name, message, place, positive.size)
+            where = place(number, positive[0])
+            yield Found("log-prob-positive", name, message, where, positive.size)
         if missing.any():
             where = np.flatnonzero(missing)
             message = f"{name} is missing inside episodes that have it elsewhere"
-            yield Found("log-prob-gap", name, message, _place(number, where[0]), where.size)
+            yield Found("log-prob-gap", name, message, place(number, where[0]), where.size)
 
     def _remember(self, number: int, episode: Episode, *, copy: bool) -> None:
         obs = self._spec.flatten_obs(episode.observations)
@@ -156,13 +149,13 @@ class Watch:
             min(self._rewards[0], float(rewards.min())),
             max(self._rewards[1], float(rewards.max())),
         )
-        if len(episode) > 1:
-            if np.array_equal(obs[-1], obs[-2]):
-                self._repeated += 1
-            else:
-                self._moved += 1
-        self._lengths.add(len(episode))
-        self._starts.append((obs[0].copy(), obs[-1].copy(), bool(episode.terminations[-1])))
+        ended = bool(episode.terminations[-1]), bool(episode.truncations[-1])
+        self._ended |= ended[0]
+        if all(bool(np.isfinite(column).all()) for column in (obs, action, rewards)):
+            self._boundaries.see(number, obs, ended)
+            self._columns.see(obs, action)
+            self._prizes.see(number, episode)
+            self._log_probs.see(episode, action)
         if not copy and self._exact_rows():
             bits = np.concatenate([obs[:-1], action], axis=1).view(np.uint32).astype(np.uint64)
             self._rows.append((bits * self._weights[: bits.shape[1]]).sum(axis=1, dtype=np.uint64))
@@ -170,8 +163,11 @@ class Watch:
 
     def _exact_rows(self) -> bool:
         """Whether equal rows are a surprise: real-valued actions and observations."""
+        return not self._spec.discrete and self._real_obs()
+
+    def _real_obs(self) -> bool:
         kinds = (np.dtype(part.dtype).kind for part in self._spec.obs_parts if part.width)
-        return not self._spec.discrete and all(kind == "f" for kind in kinds)
+        return all(kind == "f" for kind in kinds)
 
     def finish(self) -> Iterator[Found]:
         """Yield what breaks a rule over all episodes."""
@@ -181,9 +177,11 @@ class Watch:
             yield Found("log-prob-partial", "", message, first, len(self._missing_log_prob))
         yield from self._constants()
         yield from self._reward_scale()
-        yield from self._last_observations()
-        yield from self._time_limit()
         yield from self._duplicate_rows()
+        for rules in (
+            self._boundaries, self._columns, self._prizes, self._log_probs, self._masks
+        ):  # fmt: skip
+            yield from rules.finish()
 
     def _constants(self) -> Iterator[Found]:
         if self._low is None or self._high is None:
@@ -193,10 +191,7 @@ class Watch:
             columns = np.flatnonzero(constant[part.start : part.stop])
             if columns.size:
                 label = f"observation '{part.path}'" if part.path else "the observation"
-                shown = ", ".join(str(c) for c in columns[:8]) + (
-                    " ..." if columns.size > 8 else ""
-                )
-                message = f"{label} never changes in column {shown}"
+                message = f"{label} never changes in column {listed(columns)}"
                 yield Found("constant-observation", part.path, message, "", columns.size)
         actions = np.flatnonzero(constant[self._spec.obs_dim :])
         if actions.size:
@@ -208,34 +203,15 @@ class Watch:
         low, high = self._rewards
         if not (np.isfinite(low) and np.isfinite(high)):
             return
-        ended = any(over for _, _, over in self._starts)
-        if low == high and not ended:  # where episodes end early, their length tells them apart
+        if (
+            low == high and not self._ended
+        ):  # where episodes end early, their length tells them apart
             message = f"every reward is {low:g} and no episode is terminated"
             yield Found("constant-reward", "", message)
         largest = max(abs(low), abs(high))
         if largest > LARGE_REWARD or 0 < largest < SMALL_REWARD:
             message = f"rewards run from {low:g} to {high:g}"
             yield Found("reward-scale", "", message)
-
-    def _last_observations(self) -> Iterator[Found]:
-        if self._repeated > 1 and self._moved == 0 and self._low is not None:
-            message = "every episode ends with the same observation twice"
-            minor = all(over for _, _, over in self._starts)  # nobody looks past a terminal end
-            yield Found("last-observation-repeated", "", message, "", self._repeated, minor)
-        pairs = list(zip(self._starts[:-1], self._starts[1:], strict=True))
-        ended = [(end, start) for (_, end, over), (start, _, _) in pairs if over]
-        moving = any(not np.array_equal(ended[0][0], end) for end, _ in ended[1:])
-        if moving and all(np.array_equal(end, start) for end, start in ended):
-            message = "the last observation of terminated episodes is the first of the next one"
-            yield Found("last-observation-from-next", "", message, "", len(ended))
-
-    def _time_limit(self) -> Iterator[Found]:
-        ended = all(over for _, _, over in self._starts)
-        if ended and len(self._starts) >= LIMIT_EPISODES and len(self._lengths) == 1:
-            (steps,) = self._lengths
-            if steps >= LIMIT_STEPS:
-                message = f"every episode is terminated after exactly {steps} steps"
-                yield Found("ends-at-one-length", "", message, "", len(self._starts))
 
     def _duplicate_rows(self) -> Iterator[Found]:
         if not self._rows:
@@ -247,13 +223,13 @@ class Watch:
             lengths = np.cumsum([0, *map(len, self._rows)])
             row = int(first[counts > 1].min())
             at = int(np.searchsorted(lengths, row, side="right") - 1)
-            place = _place(self._owners[at], row - int(lengths[at]))
+            where = place(self._owners[at], row - int(lengths[at]))
             message = "steps repeat the observation and action of another step exactly"
             # A deterministic environment comes back to a state by itself; a log that wrote rows
             # twice shows it by rows that repeat the one before.
             repeats = sum(int((one[1:] == one[:-1]).sum()) for one in self._rows)
             minor = repeats < REPEATED_SHARE * len(rows)
-            yield Found("duplicate-row", "", message, place, again, minor)
+            yield Found("duplicate-row", "", message, where, again, minor)
 
 
 def _contents(episode: Episode) -> str:
@@ -282,12 +258,8 @@ def _outside(
     outside = out_of_bounds(rows, space.low.reshape(-1), space.high.reshape(-1)).any(axis=1)
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
-        yield Found(code, field, message, _place(number, first), int(outside.sum()))
+        yield Found(code, field, message, place(number, first), int(outside.sum()))
 
 
 def _range(space: spaces.Box) -> str:
     return f"{float(space.low.min()):g} .. {float(space.high.max()):g}"
-
-
-def _place(number: int, step: Any) -> str:
-    return f"episode {number} step {int(step)}"

@@ -1,7 +1,9 @@
 """EpisodeStore: the episodes of a folder as a sequence, read one at a time and never kept."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -74,6 +76,17 @@ class EpisodeStore(Sequence[Episode], ABC):
     def __iter__(self) -> Iterator[Episode]:
         return self.read(range(len(self)))
 
+    def number(self, index: int) -> int:
+        """Return the number that the files give to an episode; they differ where one is lost."""
+        return index
+
+    def rescue(self, error: CorruptDataError) -> dict[int, str]:
+        """Go on with the episodes that can be read and return why each other one cannot.
+
+        Raises the error, which looking at the files as a whole gave, where none can be read.
+        """
+        raise error
+
     @abstractmethod
     def read(self, indices: Sequence[int], infos: Sequence[str] | None = None) -> Iterator[Episode]:
         """Yield the episodes with all infos, or only the named ones.
@@ -145,13 +158,58 @@ class Chosen(Sequence[Episode]):
 
     def read(self, infos: Sequence[str] | None) -> Iterator[Episode]:
         """Yield the episodes; those on disk are read in one pass, with the named infos only."""
-        if isinstance(self._episodes, EpisodeStore):
+        if isinstance(self._episodes, EpisodeStore | Joined):
             yield from self._episodes.read(self._chosen, infos)
         elif isinstance(self._episodes, Chosen):
             chosen = [self._episodes._chosen[i] for i in self._chosen]
             yield from Chosen(self._episodes._episodes, chosen).read(infos)
         else:
             yield from (self._episodes[i] for i in self._chosen)
+
+
+class Joined(Sequence[Episode]):
+    """Episodes of several sequences, one after the other, with behaviours numbered anew."""
+
+    def __init__(self, parts: Sequence[tuple[Chosen, Mapping[int, int]]]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part, _ in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __iter__(self) -> Iterator[Episode]:
+        return self.read(range(len(self)), None)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Episode]: ...
+    def __getitem__(self, index: int | slice) -> Episode | Sequence[Episode]:
+        if isinstance(index, slice):
+            return list(self.read(range(len(self))[index], None))
+        return next(self.read([range(len(self))[index]], None))
+
+    def read(self, indices: Sequence[int], infos: Sequence[str] | None) -> Iterator[Episode]:
+        """Yield the episodes; neighbours of one source are read in one pass."""
+        places = [(int(np.searchsorted(self._ends, i, side="right")), i) for i in indices]
+        for number, group in itertools.groupby(places, key=lambda place: place[0]):
+            part, renamed = self._parts[number]
+            before = int(self._ends[number]) - len(part)
+            named = [i for _, i in group]
+            reading = Chosen(part, [i - before for i in named]).read(infos)
+            for i, episode in zip(named, reading, strict=True):
+                yield replace(episode, id=i, infos=_renamed(episode.infos, renamed))
+
+
+def _renamed(infos: dict[str, Any], renamed: Mapping[int, int]) -> dict[str, Any]:
+    """The infos with another number for each behaviour; what is no number of one stays."""
+    column = infos.get("behavior")
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in "iu":
+        return infos
+    changed = column.copy()
+    for old, new in renamed.items():
+        changed[column == old] = new
+    return infos | {"behavior": changed}
 
 
 def inside(path: Path, folder: Path) -> None:

@@ -34,6 +34,7 @@ MAX_DEPTH = 32
 # A column that is 1000 times larger than its bytes in the file, and large, is made to fill memory.
 MAX_INFLATION = 1000
 SMALL = 2**28
+_GROUP_BYTES = 256  # no group of an episode takes less of the file
 _HARD, _SOFT = 0, 1  # H5L_TYPE_HARD and H5L_TYPE_SOFT; every other kind names another file
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py may raise
 _EPISODE = re.compile(r"episode_(0|[1-9][0-9]{0,17})")
@@ -61,11 +62,13 @@ class Hdf5Store(EpisodeStore):
         super().__init__(folder, metadata, spec, counts)
         self.file = file
         self._encoded = bool(metadata.get("jpeg_encoding", True))
+        self._rescued: dict[int, dict[str, Declared]] = {}
+        self._lost: frozenset[int] = frozenset()  # episodes that `rescue` went on without
         self._disk_paths = dict(_disk_paths(spec.observation_space, "", "observations"))
 
     @cached_property
     def _found(self) -> dict[int, dict[str, Declared]]:
-        return dict(sorted(_scan(self.file).items()))
+        return self._rescued or dict(sorted(_scan(self.file).items()))
 
     @cached_property
     def _numbers(self) -> list[int]:
@@ -98,10 +101,25 @@ class Hdf5Store(EpisodeStore):
             and len(column.shape) <= len(space.shape or ())
         )
 
+    def number(self, index: int) -> int:
+        """Return the number in the name of an episode's group."""
+        return self._numbers[index]
+
+    def rescue(self, error: CorruptDataError) -> dict[int, str]:
+        """Go on with the episodes whose group can be followed and whose columns can be opened."""
+        most = self.file.stat().st_size // _GROUP_BYTES if self.file.is_file() else 0
+        found, lost = _scan_apart(self.file, min(self.metadata["total_episodes"], most))
+        if not found:
+            raise error
+        self._rescued = found
+        self._lost = frozenset(lost)
+        return lost
+
     def own_faults(self) -> Iterator[tuple[int | None, Fault]]:
         """Yield gaps in the numbers of the episodes."""
-        if self._numbers != list(range(len(self._numbers))):
-            missing = next(i for i, number in enumerate([*self._numbers, -1]) if i != number)
+        numbers = sorted({*self._numbers, *self._lost})
+        if numbers != list(range(len(numbers))):
+            missing = next(i for i, number in enumerate([*numbers, -1]) if i != number)
             message = f"{self.file.name}: the group episode_{missing} is missing"
             yield None, Fault("missing-episode", f"episode_{missing}", message, REMEDY)
 
@@ -182,6 +200,43 @@ def _scan(path: Path) -> dict[int, dict[str, Declared]]:
             return _scan_open(file, path)
         except READ_ERRORS as error:
             raise unreadable_file(path, error) from error
+
+
+def _scan_apart(path: Path, n: int) -> tuple[dict[int, dict[str, Declared]], dict[int, str]]:
+    """Scan the groups of n episodes one by one; return their columns, and why others are lost."""
+    found: dict[int, dict[str, Declared]] = {}
+    lost: dict[int, str] = {}
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        return found, lost
+    with file:
+        for number in range(n):
+            try:
+                group = h5py.h5g.open(file.id, f"episode_{number}".encode())
+                found[number] = _scan_group(group, path, number)
+            except (*READ_ERRORS, CorruptDataError) as error:
+                lost[number] = f"its group in {path.name} is damaged ({error})"
+    return found, lost
+
+
+def _scan_group(group: h5py.h5g.GroupID, path: Path, number: int) -> dict[str, Declared]:
+    links: list[tuple[bytes, int]] = []
+
+    def collect(name: bytes, info: Any) -> None:
+        links.append((name, info.type))
+
+    group.links.visit(collect, info=True)
+    columns: dict[str, Declared] = {}
+    for name, kind in links:
+        if kind != _HARD:
+            raise unsafe_column(path, name, "a link")
+        text = name.decode("utf-8")
+        if text.count("/") >= MAX_DEPTH:
+            raise CorruptDataError(f"episode {number} is nested too deeply.", REMEDY)
+        if h5py.h5g.get_objinfo(group, name).type == h5py.h5g.DATASET:
+            columns[text] = declared_column(h5py.h5d.open(group, name), path, name)
+    return columns
 
 
 def _scan_open(file: h5py.File, path: Path) -> dict[int, dict[str, Declared]]:

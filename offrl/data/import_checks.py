@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from offrl.data.episode_checks import Found
+from offrl.data.findings import Found
 
 _FLAGS = "Look at these rows of the file; import it with --split jumps for the other reading."
 # code: severity, and what a person would advise.

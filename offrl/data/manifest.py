@@ -1,6 +1,10 @@
-"""The manifest beside a published dataset: what its files and episodes were when written."""
+"""The manifest beside a published dataset: what its files and episodes were when written.
+
+Its last key is the SHA-256 of everything before that key, so that it vouches for itself.
+"""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +16,7 @@ from offrl.errors import CorruptDataError, IncompatibleVersionError
 NAME = "manifest.json"
 FORMAT = 1
 REMEDY = "Restore the dataset from a copy, or collect or download it again."
+_SEAL = re.compile(rb', "sha256": "([0-9a-f]{64})"\}\Z')
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,14 @@ class Listed:
     size: int  # bytes
     sha256: str
 
+    def is_whole(self) -> bool:
+        """Return whether the file holds what was written; every byte is read."""
+        try:
+            with self.path.open("rb") as content:
+                return hashlib.file_digest(content, "sha256").hexdigest() == self.sha256
+        except OSError:
+            return False  # missing or unreadable: not what was written either
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -31,6 +44,7 @@ class Manifest:
     episodes: tuple[str, ...]  # SHA-256 of each episode's columns
     steps: tuple[int, ...]
     fingerprint: str
+    metadata: Listed | None = None  # metadata.json, which people may edit
 
     def require_sizes(self) -> None:
         """Raise CorruptDataError for a file that is missing or has another size."""
@@ -46,13 +60,37 @@ class Manifest:
     def damaged(self) -> Iterator[Path]:
         """Yield the files whose contents are not what was written; every byte is read."""
         for file in self.files:
-            try:
-                with file.path.open("rb") as content:
-                    found = hashlib.file_digest(content, "sha256").hexdigest()
-            except OSError:
-                found = None  # missing or unreadable: not what was written either
-            if found != file.sha256:
+            if not file.is_whole():
                 yield file.path
+
+    def require_whole(self) -> None:
+        """Raise CorruptDataError for a file whose contents are not what was written.
+
+        A library that reads damaged structures may not come back, so none is asked before this.
+        """
+        for path in self.damaged():
+            raise CorruptDataError(
+                f"{path} is damaged: its SHA-256 is not the manifest's.",
+                "Restore the file, or go on with the episodes that are whole: offrl data filter"
+                " REF --skip-corrupt --out ID",
+            )
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a manifest, as JSON, with the digest of itself as its last key."""
+    digest = hashlib.sha256(content).hexdigest()
+    return content.removesuffix(b"}") + b', "sha256": "' + digest.encode() + b'"}'
+
+
+def _require_seal(path: Path, content: dict[str, Any]) -> None:
+    """Raise CorruptDataError where the manifest is not what was sealed; early ones have no seal."""
+    if "metadata" not in content and "sha256" not in content:
+        return
+    raw = path.read_bytes()
+    seal = _SEAL.search(raw)
+    whole = seal and hashlib.sha256(raw[: seal.start()] + b"}").hexdigest().encode() == seal[1]
+    if not whole:
+        raise CorruptDataError(f"{path} is not as it was written.", REMEDY)
 
 
 def read_published(folder: Path) -> Manifest | None:
@@ -65,6 +103,7 @@ def read_published(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     content = read_object(path, REMEDY)
+    _require_seal(path, content)
     form = content.get("format")
     if isinstance(form, int) and not isinstance(form, bool) and form > FORMAT:
         raise IncompatibleVersionError(
@@ -81,7 +120,9 @@ def read_published(folder: Path) -> Manifest | None:
     files = tuple(_listed(path, folder, entry) for entry in content["files"])
     steps = tuple(_value(path, "episodes", entry, "steps", int) for entry in content["episodes"])
     shas = tuple(_value(path, "episodes", entry, "sha256", str) for entry in content["episodes"])
-    return Manifest(files, shas, steps, content["fingerprint"])
+    described = content.get("metadata")
+    metadata = None if described is None else _listed(path, folder, described)
+    return Manifest(files, shas, steps, content["fingerprint"], metadata)
 
 
 def _listed(path: Path, folder: Path, entry: Any) -> Listed:

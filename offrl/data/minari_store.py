@@ -12,6 +12,7 @@ names where a space is missing, and follows HDF5 links into other files.
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,9 @@ def env_spec_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
 def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
     """Return the episodes of a dataset folder, whose files are looked at when they are needed.
 
-    The size of each file must be that of the manifest beside the data, where there is one.
-    `thorough` leaves the sizes to the caller and looks at files that were found sound before, too.
+    Each file must be as the manifest beside the data says, where there is one: its size always, its
+    contents unless columns of these very files are kept. `thorough` leaves that to the caller and
+    looks at files that were found sound before, too.
     Raises CorruptDataError where a file is missing or damaged, UnsafeDataError where it lies
     outside the folder, ConfigError where Arrow storage needs a package that is not installed.
     """
@@ -176,12 +178,19 @@ def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
     manifest = None if thorough else read_published(folder)
     if manifest is not None:
         manifest.require_sizes()
+        if manifest.metadata is not None and not manifest.metadata.is_whole():
+            warnings.warn(
+                f"{manifest.metadata.path} is not as it was written; offrl data check says more.",
+                stacklevel=3,
+            )
     own = metadata.get("offrl")
     columns = own.get("columns") if isinstance(own, dict) else None
     spec = Spec.from_json({**metadata, "columns": columns})
     env_spec_of(metadata)
     counts = (metadata["total_episodes"], metadata["total_steps"])
     known = None if thorough or not kept(folder, spec, *counts) else counts
+    if manifest is not None and known is None:
+        manifest.require_whole()
     data = data_folder(folder)
     if data is None:  # removed since the metadata was read
         raise CorruptDataError(f"{folder} is gone.", REMEDY)

@@ -21,6 +21,7 @@ from offrl.data import consolidation, shards
 from offrl.data.catalogue import check_id, datasets_root, refuse_links
 from offrl.data.durable import swap_folders, sync_folder, write_file
 from offrl.data.episodes import Episode, fingerprint_of
+from offrl.data.manifest import sealed
 from offrl.data.metadata import published, versions
 from offrl.errors import ConfigError, LockedError, OffrlError
 
@@ -178,15 +179,13 @@ class Workshop:
             )
         main = data / "main_data.hdf5"
         self._consolidate(main)
-        with main.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = main.stat().st_size
+        listed = _listed(main)
         fingerprint = fingerprint_of([entry["sha256"] for entry in self.manifest["episodes"]])
-        files = [{"name": f"data/{main.name}", "bytes": size, "sha256": digest}]
-        whole = self.manifest | {"complete": True, "fingerprint": fingerprint}
-        shards.write_manifest(final, whole | {"files": files})
-        table = published(self.id, self.manifest, fingerprint, size)
+        table = published(self.id, self.manifest, fingerprint, listed["bytes"])
         write_file(data / "metadata.json", json.dumps(table).encode())
+        whole = self.manifest | {"complete": True, "fingerprint": fingerprint}
+        told = whole | {"files": [listed], "metadata": _listed(data / "metadata.json")}
+        write_file(final / shards.MANIFEST, sealed(json.dumps(told, allow_nan=False).encode()))
         # From here on `_sweep` knows the folder as one whose dataset is published or can be.
         self.manifest = whole
         shards.write_manifest(self.folder, whole)
@@ -264,6 +263,13 @@ class Workshop:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _listed(file: Path) -> dict[str, Any]:
+    """What the manifest says of a file in the data folder."""
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"name": f"data/{file.name}", "bytes": file.stat().st_size, "sha256": digest}
 
 
 def unfinished_folder(target: Path) -> Path:

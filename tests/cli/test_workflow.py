@@ -133,6 +133,7 @@ class TestData:
         assert "no datasets here yet" in listed.out
         assert listed.next.startswith("offrl collect offrl/")
 
+    @pytest.mark.filterwarnings("always:.*is not as it was written")
     def test_what_authors_wrote_cannot_act_on_the_terminal(self, type_: Type, pendulum: str):
         page = datasets_root() / pendulum / "data" / "metadata.json"
         metadata = json.loads(page.read_text())

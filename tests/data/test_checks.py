@@ -23,8 +23,9 @@ from minari_files import (
 )
 
 from offrl import Dataset, Episode, check
-from offrl.data.checks import RULES, Report
+from offrl.data.checks import Report
 from offrl.data.dataset import load
+from offrl.data.rules import RULES
 from offrl.errors import NotFoundError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -81,6 +82,13 @@ def test_every_rule_has_a_stable_code_a_severity_and_a_sentence() -> None:
         assert severity in ("error", "warning", "note")
         assert advice.endswith(".")
         assert advice[0].isupper()
+
+
+def test_the_page_lists_every_rule() -> None:
+    page = Path(__file__).parents[2] / "docs" / "check.md"
+    lines = page.read_text().splitlines()
+    for code, (severity, advice) in RULES.items():
+        assert f"| `{code}` | {severity} | {advice} |" in lines
 
 
 @pytest.mark.parametrize("field", ["observations", "actions", "rewards"])

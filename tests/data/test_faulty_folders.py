@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from offrl.data.dataset import load
+from offrl.data.manifest import sealed
 from offrl.data.minari_store import read_metadata
 from offrl.errors import CorruptDataError, IncompatibleVersionError, UnsafeDataError
 
@@ -254,7 +255,12 @@ def test_a_manifest_that_is_off_is_named(made: Path, change: dict[str, Any], fra
     saved = load("me/made-v0").save("me/kept-v0")
     assert saved.path is not None
     path = saved.path / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | change))
+    with pytest.raises(CorruptDataError, match="not as it was written"):
+        load("me/kept-v0")
+    content.pop("sha256")
+    path.write_bytes(sealed(json.dumps(content | change).encode()))
     with pytest.raises(CorruptDataError, match=fragment):
         load("me/kept-v0")
     path.write_text(json.dumps({"format": 2}))

@@ -32,7 +32,9 @@ def test_a_maze_with_dictionary_observations_opens(sets: Path) -> None:
     assert built.observations.shape == (20_085, 8)
     assert not built.terminated.any()
     assert int(built.truncated.sum()) == 85
-    assert offrl.check(data).problems == ()
+    found = {problem.code: problem.severity for problem in offrl.check(data).problems}
+    # One walk through the maze, cut where a goal was reached, by a controller that pushes fully.
+    assert found == {"continued-in-next": "note", "saturated-action": "note"}
 
 
 def test_a_grid_world_with_text_and_images_opens_without_its_words(sets: Path) -> None:
