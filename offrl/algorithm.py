@@ -40,10 +40,14 @@ class AlgorithmConfig:
     """Settings that every algorithm has; scalars only, so a field is one flag and one TOML line."""
 
     discount: Annotated[float, "Weight of the next step's value.", Peers("gamma")] = 0.99
-    lr: Annotated[float, "Adam's learning rate.", Peers("learning_rate", "actor_lr")] = 3e-4
+    lr: Annotated[
+        float, "Adam's learning rate.", Peers("learning_rate", "actor_lr", "critic_lr", "policy_lr")
+    ] = 3e-4
     batch_size: Annotated[int, "Transitions in a gradient step.", Peers("minibatch_size")] = 256
     hidden_size: Annotated[int, "Units of a hidden layer.", Peers("hidden_dim", "width")] = 256
-    hidden_layers: Annotated[int, "Hidden layers.", Peers("n_hidden", "depth")] = 2
+    hidden_layers: Annotated[
+        int, "Hidden layers.", Peers("n_hidden", "depth", "layers", "n_layers", "num_layers")
+    ] = 2
     normalize_obs: Annotated[
         bool, "Scale observations by the training data's mean and std.", Peers("normalize")
     ] = True

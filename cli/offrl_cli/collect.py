@@ -23,7 +23,7 @@ POLICY = (
 EPISODES = "Episodes to collect."
 ENV_STEPS = "Environment steps to reach: the fewest whole episodes that hold them."
 SEED = "Seed of everything random; the same seed gives the same fingerprint."
-OUT = "Id of the dataset (the recipe's own by default)."
+OUT = "Id of the dataset [default: the recipe's own, else made as me/cartpole/random-v0]."
 RESUME = "Go on where a stopped collection of the same settings ended."
 WORKERS = "Processes that collect, with one environment each; the data is the same for any number."
 OVERWRITE = "Replace a dataset of the same id."
@@ -84,6 +84,10 @@ def register(app: typer.Typer) -> None:
         """
         from offrl import record
 
+        if out is None and recipe is None and env and policy:
+            from offrl.data.recipe import name_of
+
+            out = name_of(env, policy)
         words = f"--out {quoted(out)}" if out else quoted(recipe)
         again = f"offrl collect {words} --resume"
         with going_on(again), Counter("collecting", _unit(recipe, env_steps)) as counter:

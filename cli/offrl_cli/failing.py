@@ -97,5 +97,7 @@ def _option_remedy(option: str, context: Any) -> str:
     if option in renamed:
         return renamed[option]
     known = [name for parameter in context.command.params for name in parameter.opts]
-    near = difflib.get_close_matches(option, [*known, *renamed], n=1, cutoff=0.7)
+    longer = [name for name in known if name.startswith(f"{option}-")]
+    # Of short names, one may be near another that means something else: --l2 and --lr.
+    near = longer or difflib.get_close_matches(option, [*known, *renamed], n=1, cutoff=0.76)
     return renamed.get(near[0], near[0]) if near else ""

@@ -31,9 +31,15 @@ PEERS = {
         " --run-name -o"
     ),
     "--eval-every": "--eval-freq --eval-interval --eval-period",
+    "--save-every": (
+        "--save-freq --save-interval --save-period --checkpoint-freq --checkpoint-every"
+        " --checkpoint-interval --ckpt-interval"
+    ),
+    "--log-every": "--log-freq --log-interval --log-period",
     "--eval-episodes": "--n-eval-episodes --num-eval-episodes --eval-num --n-episodes --episodes",
     "--dataset": "--data --dataset-id --dataset-name --task --buffer -d",
     "--algo": "--algorithm --agent --method -a",
+    "--seed": "--random-seed --rng-seed --train-seed",
     "--seeds": "--num-seeds --n-seeds",
     "--device": "--cuda --gpu --accelerator",
     "--precision": "--amp --fp16 --bf16 --dtype",

@@ -51,9 +51,10 @@ def record(
 
     A policy is what `--policy` takes, a function of obs (or of obs and rng, returning action and
     log-probability), or an object with `reset(rng)` and `act(obs, rng)`. `env_steps` records the
-    shortest prefix of whole episodes that reaches it. An interrupted recording keeps its finished
-    episodes; `resume=True` with the same `out` continues it, with no other argument needed.
-    `workers` processes, with an environment each, record the same data as one.
+    shortest prefix of whole episodes that reaches it. Without `out` the id is the recipe's, else
+    made of environment and policies (me/cartpole/random-v0). An interrupted recording keeps its
+    finished episodes; `resume=True` with the same `out` continues it, with no other argument
+    needed. `workers` processes, with an environment each, record the same data as one.
 
     Raises ConfigError for words that are off, before anything is written; WorkError naming policy
     or environment, episode and step where one of them raises; CorruptDataError where the
@@ -66,16 +67,15 @@ def record(
             return kept
         recipe = kept
     plan = _plan(recipe, env, given, episodes, env_steps, seed, out)
+    plan = dataclasses.replace(plan, id=plan.name)
     _check_workers(workers, env, given)
-    if plan.id is None:
-        raise ConfigError("The data has no name to be written under.", "Give --out me/name-v0.")
-    if resume and not overwrite and (done := _finished(plan, plan.id)) is not None:
+    if resume and not overwrite and (done := _finished(plan, plan.name)) is not None:
         return done
     with _world(plan, env) as world:
         actors = actors_of(plan.behaviors, world, given)
         warn_of_want(plan, world, datasets_root())
         with Writer(
-            plan.id,
+            plan.name,
             world.observation_space,
             world.action_space,
             env=_plain_spec(world),

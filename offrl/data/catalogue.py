@@ -174,6 +174,7 @@ def _summary(folder: Path, id: str) -> dict[str, Any]:
     summary.update(id=id, path=str(folder))
     try:
         metadata = read_metadata(folder)
+        env = env_id_of(metadata)
     except OffrlError as error:
         return summary | {"problem": error.cause}
     files = (
@@ -184,7 +185,7 @@ def _summary(folder: Path, id: str) -> dict[str, Any]:
     return summary | {
         "episodes": metadata["total_episodes"],
         "steps": metadata["total_steps"],
-        "env": env_id_of(metadata),
+        "env": env,
         "bytes": sum(path.stat().st_size for path in files),
         "minari_version": metadata["minari_version"],
     }

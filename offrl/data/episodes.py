@@ -7,6 +7,7 @@ infos          i0   i1   i2   ...   iT      T+1 rows: row 0: the reset, row t+1:
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -168,11 +169,7 @@ def columns_of(episode: Episode) -> dict[str, Column]:
 
 def structure_faults(columns: Mapping[str, Column], spec: Spec) -> Iterator[Fault]:
     """Yield the columns that are missing or have the wrong length, shape or type."""
-    rewards = columns.get("rewards")
-    if rewards is None:
-        yield _missing("rewards")
-        return
-    steps = rewards.shape[0] if rewards.shape else 0
+    steps = _agreed_steps(columns, spec)
     if steps == 0:
         yield Fault("empty-episode", "rewards", "rewards has no steps", "Leave empty episodes out.")
         return
@@ -194,8 +191,21 @@ def structure_faults(columns: Mapping[str, Column], spec: Spec) -> Iterator[Faul
     yield from _action_faults(columns.get("actions"), spec, steps)
 
 
+def _agreed_steps(columns: Mapping[str, Column], spec: Spec) -> int:
+    """Return the steps that most columns tell of, so that the one that differs is the one named."""
+    names = ("rewards", "actions", "terminations", "truncations")
+    found = [(columns.get(name), 0) for name in names]
+    found += [(columns.get(_obs_name(part)), 1) for part in spec.obs_parts[:1]]
+    told = [c.shape[0] - more for c, more in found if c is not None and c.shape]
+    return max(0, Counter(told).most_common(1)[0][0]) if told else 0
+
+
+def _obs_name(part: Part) -> str:
+    return f"observations/{part.path}" if part.path else "observations"
+
+
 def _part_faults(columns: Mapping[str, Column], part: Part, rows: int) -> Iterator[Fault]:
-    name = f"observations/{part.path}" if part.path else "observations"
+    name = _obs_name(part)
     leaf = columns.get(name)
     if leaf is None:
         yield _missing(name)
@@ -241,7 +251,7 @@ def _choice_faults(episode: Episode, spec: Spec) -> Iterator[Fault]:
         start, n = np.array([space.start]), np.array([space.n])
         yield from _choice_fault("action-out-of-range", "actions", episode.actions, start, n)
     for part, leaf_space in spec.obs_leaves:
-        name = f"observations/{part.path}" if part.path else "observations"
+        name = _obs_name(part)
         leaf = _find(episode.observations, part.path)
         if leaf is None:
             continue

@@ -139,6 +139,11 @@ class Recipe:
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} is negative.", "Seeds are 0 or more.")
 
+    @property
+    def name(self) -> str:
+        """Return the id, or where none was given one made of environment and policies."""
+        return self.id or name_of(self.env, [behavior.policy for behavior in self.behaviors])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON holds it, without what is empty."""
         whole = asdict(self) | {"behaviors": [asdict(b) for b in self.behaviors]}
@@ -166,6 +171,19 @@ class Recipe:
             if key not in given:
                 raise ConfigError(f"{source} has no '{key}'.", f"Add {key} to it.")
         return cls(**given, algorithms=tables)
+
+
+def name_of(env: str, policies: Sequence[str]) -> str:
+    """Return the id of data that nobody named: me/cartpole/random-v0, me/cartpole/mixed-v0."""
+    last = (re.split("[:/]", policy.partition(",")[0].rstrip("/"))[-1] for policy in policies)
+    words = {word.removesuffix(".zip") for word in last}
+    world = re.sub(r"-v\d+$", "", env.rpartition(":")[2].rpartition("/")[2])
+    parts = (world, words.pop() if len(words) == 1 else "mixed")
+    return "me/" + "/".join(_letters(part) for part in parts) + "-v0"
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "x"
 
 
 def load_recipe(name: str | Path) -> Recipe:

@@ -55,8 +55,7 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
         group.attrs["seed"] = episode.seed
     for name in ("observations", "actions", "rewards", "terminations", "truncations"):
         _write(group, name, getattr(episode, name))
-    if episode.infos:
-        _write(group, "infos", episode.infos)
+    _write(group, "infos", episode.infos)  # empty too: without the group Minari reads None
 
 
 def _write(group: h5py.Group, name: str, value: Any) -> None:

@@ -166,6 +166,12 @@ class TestNamesOfOtherTools:
             ("--output-dir", "--out"),
             ("--save-dir", "--out"),
             ("--eval-freq", "--eval-every"),
+            ("--save-freq", "--save-every"),
+            ("--log-interval", "--log-every"),
+            ("--random-seed", "--seed"),
+            ("--critic-lr", "--lr"),
+            ("--n-layers", "--hidden-layers"),
+            ("--batch", "--batch-size"),
             ("--n-eval-episodes", "--eval-episodes"),
             ("--gamma", "--discount"),
             ("--beta", "--temperature"),
@@ -180,6 +186,11 @@ class TestNamesOfOtherTools:
         err = refused("train", "--algo", "awr", "--dataset", "x", typed, "1").err
         assert f"There is no option {typed}." in err
         assert f"try: {ours}" in err
+
+    @pytest.mark.parametrize("typed", ["--tau", "--l2", "--dropout"])
+    def test_are_not_taken_for_something_else(self, refused: Type, typed: str):
+        err = refused("train", "--algo", "awr", "--dataset", "x", typed, "1").err
+        assert "lists the options" in err
 
     def test_with_the_conversion_where_the_number_differs(self, refused: Type):
         err = refused("train", "--algo", "awr", "--dataset", "x", "--beta", "0.05").err

@@ -12,9 +12,9 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from recordings import kept_of, visible
 
 from offrl.collect.recorder import record, run_episodes
-from offrl.data.catalogue import datasets_root
+from offrl.data.catalogue import check_id, datasets_root
 from offrl.data.dataset import load
-from offrl.data.recipe import Recipe, load_recipe
+from offrl.data.recipe import Recipe, load_recipe, name_of
 from offrl.data.writer import Writer
 from offrl.errors import ConfigError, NotFoundError
 
@@ -52,6 +52,27 @@ class TestTheSameRecipe:
         played = list(run_episodes(**CARTPOLE, episodes=3))
         assert [e.actions.tolist() for e in played] == [e.actions.tolist() for e in data]
         assert len(list(run_episodes("offrl/cartpole/random-v0", episodes=2, seed=9))) == 2
+
+    @pytest.mark.parametrize(
+        ("policies", "made"),
+        [
+            ("random", "me/cartpole/random-v0"),
+            (["random", "cartpole-balance"], "me/cartpole/mixed-v0"),
+        ],
+    )
+    def test_without_a_name_is_called_after_environment_and_policies(
+        self, policies: Any, made: str
+    ) -> None:
+        assert record(env="CartPole-v1", policies=policies, episodes=1).id == made
+        with pytest.raises(ConfigError, match="exists already"):
+            record(env="CartPole-v1", policies=policies, episodes=1)
+
+    def test_names_itself_as_an_id_whatever_the_environment_is_called(self) -> None:
+        names = [
+            name_of(env, ["my file.py:Act_2,noise=1"]) for env in ("ALE/Pong-v5", "m.x:Y-v0", "-")
+        ]
+        assert names == ["me/pong/act-2-v0", "me/y/act-2-v0", "me/x/act-2-v0"]
+        assert [check_id(name) for name in names] == names
 
 
 class TestShares:
@@ -200,10 +221,6 @@ class TestWordsThatAreOff:
         with pytest.raises(error, match=fragment):
             record(**options, out=ID)
         assert not datasets_root().exists()
-
-    def test_data_without_a_name_is_not_recorded(self) -> None:
-        with pytest.raises(ConfigError, match="--out"):
-            record(**CARTPOLE, episodes=1)
 
     def test_a_module_that_only_a_recipe_names_is_not_imported(self, tmp_path: Path) -> None:
         path = tmp_path / "recipe.toml"

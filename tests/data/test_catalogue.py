@@ -1,5 +1,6 @@
 """Names of datasets, what a reference means, and what lies under the root."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,12 @@ def test_recipes_are_found_in_a_checkout() -> None:
     for id, folder in shipped_recipes().items():
         assert check_id(id) == id
         assert (folder / "recipe.toml").is_file()
+
+
+def test_the_list_survives_a_dataset_whose_environment_is_no_json(made: Path) -> None:
+    file = made / "data" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"env_spec": "{"}))
+    assert "env_spec is not JSON" in list_local()[0]["problem"]
 
 
 def test_the_list_names_each_dataset_and_what_is_wrong_with_one(made: Path, root: Path) -> None:

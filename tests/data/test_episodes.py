@@ -50,13 +50,13 @@ def test_lists_and_whole_number_rewards_become_arrays() -> None:
         (changed(actions=np.zeros((3, 2), np.float32)), "length-mismatch", "actions has 3 rows"),
         (changed(actions=np.zeros((4, 3), np.float32)), "shape-mismatch", "actions"),
         (changed(actions=np.zeros((4, 2), bool)), "type-mismatch", "actions is bool"),
-        (changed(rewards=np.zeros(3)), "length-mismatch", "terminations has 4 rows"),
+        (changed(rewards=np.zeros(3)), "length-mismatch", "rewards has 3 rows, where 4"),
         (changed(rewards=np.zeros((4, 1))), "shape-mismatch", "rewards"),
         (changed(rewards=np.zeros(4, complex)), "type-mismatch", "rewards is complex"),
         (changed(terminations=np.zeros(3, bool)), "length-mismatch", "terminations has 3 rows"),
         (changed(truncations=np.zeros(5, bool)), "length-mismatch", "truncations has 5 rows"),
         (changed(truncations=np.zeros(4)), "type-mismatch", "truncations is float64"),
-        (changed(rewards=np.zeros(0)), "empty-episode", "no steps"),
+        (changed(rewards=np.zeros(0)), "length-mismatch", "rewards has 0 rows, where 4"),
     ],
 )
 def test_a_malformed_episode_names_itself_and_the_field(

@@ -82,6 +82,11 @@ class TestWhatMinariReads:
         assert len(list(opened.sample_episodes(3))) == 3
         assert [m["seed"] for m in opened.storage.get_episode_metadata(range(10))] == [*range(10)]
 
+    def test_an_episode_without_infos_has_no_infos_and_not_none(self) -> None:
+        with writer() as w:
+            w.add(episode(0, infos={}))
+        assert minari.load_dataset(ID)[0].infos == {}
+
     def test_nested_observations_text_and_images_come_back_without_loss(self) -> None:
         NESTED.seed(0)
         rows = [NESTED.sample() for _ in range(4)]
@@ -185,7 +190,7 @@ class TestWhatDoesNotFit:
         [
             ({"observations": np.zeros((5, 3), np.float32)}, "observations has 5 rows"),
             ({"actions": np.zeros((6, 1), np.float32)}, "actions has 6 rows"),
-            ({"rewards": np.zeros(4)}, "4"),
+            ({"rewards": np.zeros(4)}, "rewards has 4 rows"),
             ({"terminations": np.zeros(4, bool)}, "terminations has 4 rows"),
             ({"truncations": np.zeros(6, bool)}, "truncations has 6 rows"),
             ({"observations": np.zeros((6, 4), np.float32)}, "observations has the shape"),
