@@ -13,7 +13,7 @@ import torch
 from offrl.algorithm import Algorithm, AlgorithmConfig, configure
 from offrl.algos import ALGORITHMS, get, source_of
 from offrl.data.catalogue import resolve as find
-from offrl.data.dataset import Dataset, load
+from offrl.data.dataset import Dataset, drop_nonfinite, load
 from offrl.environments import env_for, make_env
 from offrl.errors import ConfigError, OffrlError
 from offrl.run import (
@@ -67,7 +67,9 @@ def resolve(
     if algo is not None:
         given["algo"] = algo
     if isinstance(data, Dataset):
-        given |= {"dataset": _reference(data), "clip_actions": data.clips_actions}
+        given["dataset"] = _reference(data)
+        if data.clips_actions:
+            given["clip_actions"] = True
     elif data is not None:
         given["dataset"] = str(data)
     path = Path(config_file) if config_file else folder / "run.toml" if folder and old else None
@@ -94,6 +96,9 @@ def resolve(
             clip_actions=settings.clip_actions,
         )
         settings = replace(settings, dataset=_reference(data))
+    else:
+        data = data.clipped() if settings.clip_actions else data
+        data = drop_nonfinite(data) if settings.allow_nonfinite else data
     check_fits(algorithm, data)
     _ = data.transitions  # values that cannot be learned from are told before anything is written
     recipe = _recipe_tables(data)

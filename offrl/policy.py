@@ -29,14 +29,14 @@ class Policy:
         flat, single = self._flatten(obs)
         return self._unflatten(self._distribution(flat).mode(), single)
 
-    def sample(self, obs: Any, rng: np.random.Generator | None = None) -> tuple[Any, Any]:
-        """An action of the policy's own distribution and its log-probability.
+    def sample(self, obs: Any, rng: np.random.Generator | int | None = None) -> tuple[Any, Any]:
+        """An action of the policy's own distribution and its log-probability; `rng` may be a seed.
 
         The log-probability is that of the executed action in environment units: a density, or
         the tail mass where a continuous action was clipped to a bound.
         """
         flat, single = self._flatten(obs)
-        rng = rng or np.random.default_rng()
+        rng = np.random.default_rng(rng)
         distribution = self._stochastic(flat)
         action = distribution.sample(self._noise(distribution, rng))
         log_prob = distribution.log_prob(action).double().cpu().numpy()

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from training_runs import SHORT, outcome, saved_dataset, settings_of, tree
 
@@ -13,7 +14,7 @@ from offrl import plan as planning
 from offrl.algos import get
 from offrl.collect.recorder import record
 from offrl.data.dataset import Dataset
-from offrl.errors import ConfigError, IncompatibleVersionError, NotFoundError
+from offrl.errors import ConfigError, CorruptDataError, IncompatibleVersionError, NotFoundError
 from offrl.plan import resolve
 from offrl.run import read_run
 from offrl.testing import toy_dataset
@@ -136,6 +137,25 @@ def test_an_algorithm_says_which_actions_it_learns_on(monkeypatch: pytest.Monkey
     monkeypatch.setattr(get("bc"), "spaces", ("discrete",))
     with pytest.raises(ConfigError, match=r"bc does not learn on continuous actions.*awr"):
         resolve("bc", toy_dataset(discrete=False))
+
+
+def test_what_is_wrong_with_data_in_memory_is_mended_as_with_data_on_disk():
+    """Faults N1 and N5: the remedy that the error names is taken."""
+    data = toy_dataset(discrete=False, episodes=4)
+    data[1].actions[0] = 9.0
+    data[2].rewards[0] = np.nan
+    with pytest.raises(CorruptDataError, match="reward is nan"):
+        resolve("bc", data, steps=5)
+    with (
+        pytest.raises(CorruptDataError, match="outside its bounds"),
+        pytest.warns(match="left out"),
+    ):
+        resolve("bc", data, steps=5, allow_nonfinite="drop-episode")
+    with pytest.warns(UserWarning, match="1 of 4 episodes"):
+        plan = resolve("bc", data, steps=5, allow_nonfinite="drop-episode", clip_actions=True)
+    assert plan.dataset.n_episodes == 3
+    assert plan.dataset.transitions.action.max() <= data.spec.action_high.max()
+    assert plan.run.settings.clip_actions
 
 
 def test_nothing_is_written_while_deciding(tmp_path: Path):

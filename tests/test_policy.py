@@ -68,6 +68,19 @@ def test_one_observation_gives_an_action_of_the_space_and_a_batch_gives_as_many(
         np.testing.assert_allclose(together[k], alone, rtol=1e-5)
 
 
+@pytest.mark.parametrize("actions", [SHIFTED, CHOICE])
+def test_no_observations_give_no_actions_of_the_same_kind(actions: gym.Space[Any]):
+    policy = policy_of(BOX, actions)
+    none, some = policy.predict(np.zeros((0, 3))), policy.predict(np.zeros((2, 3)))
+    assert (none.shape, none.dtype) == ((0, *some.shape[1:]), some.dtype)
+
+
+def test_a_seed_is_as_good_as_a_generator():
+    policy, batch = policy_of(BOX, SHIFTED), batch_of(BOX, 5)
+    by_seed, by_generator = policy.sample(batch, 3), policy.sample(batch, np.random.default_rng(3))
+    np.testing.assert_array_equal(by_seed[0], by_generator[0])
+
+
 @pytest.mark.parametrize(("observations", "actions"), SPACES)
 def test_a_sample_has_the_log_probability_that_log_prob_gives_it(
     observations: gym.Space[Any], actions: gym.Space[Any]

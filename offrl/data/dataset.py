@@ -209,13 +209,16 @@ class Dataset:
     def select(self, indices: Iterable[int]) -> "Dataset":
         """Return a dataset of the chosen episodes only, in the order given."""
         chosen = [range(len(self))[index] for index in indices]
+        return self._of(Chosen(self._episodes, chosen), clip=self._clip_actions)
+
+    def clipped(self) -> "Dataset":
+        """Return the same episodes, with actions outside their bounds moved to them."""
+        return self if self._clip_actions else self._of(self._episodes, clip=True)
+
+    def _of(self, episodes: Sequence[Episode], *, clip: bool) -> "Dataset":
+        path, metadata = self.path, self.metadata
         return Dataset(
-            Chosen(self._episodes, chosen),
-            self.spec,
-            id=self.id,
-            path=self.path,
-            metadata=self.metadata,
-            clip_actions=self._clip_actions,
+            episodes, self.spec, id=self.id, path=path, metadata=metadata, clip_actions=clip
         )
 
     def save(
@@ -287,9 +290,8 @@ class Dataset:
         without bounds. Raises ConfigError explaining what does not fit; a last episode without an
         end counts as truncated, with a warning.
         """
-        episodes = episodes_of_arrays(
-            obs, action, reward, terminated, truncated, next_obs, behavior_log_prob
-        )
+        given = obs, action, reward, terminated, truncated, next_obs, behavior_log_prob
+        episodes = list(episodes_of_arrays(*given))  # first, so that what is empty is called so
         return cls.from_episodes(
             episodes,
             observation_space or space_of_observations(obs),

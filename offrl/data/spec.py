@@ -238,7 +238,11 @@ class Spec:
         """Return N flat actions as a vectorised environment takes them, [N, ...]."""
         if self.discrete:
             return np.asarray(rows, dtype=np.int64) + self.action_start
-        return np.stack([self.env_action(row) for row in rows])
+        space = self.action_space
+        actions = np.empty((len(rows), *(space.shape or ())), space.dtype)
+        for i, row in enumerate(rows):
+            actions[i] = self.env_action(row)
+        return actions
 
     def to_json(self) -> dict[str, str]:
         """Return both spaces as the text that Minari keeps in metadata.json."""

@@ -37,6 +37,12 @@ def paired(lengths: list[int]) -> dict[str, Any]:
 lengths = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
+def test_no_steps_at_all_are_called_so() -> None:
+    none = np.zeros(0)
+    with pytest.raises(ConfigError, match="there are no steps"):
+        Dataset.from_arrays(np.zeros((0, 2)), none.astype(int), none, none, none)
+
+
 @given(lengths)
 def test_both_ways_of_giving_observations_make_the_same_data(steps: list[int]) -> None:
     one, two = Dataset.from_arrays(**arrays(steps)), Dataset.from_arrays(**paired(steps))
