@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from offrl.data.checks import check
     from offrl.data.dataset import Dataset, load
     from offrl.data.episodes import Episode
+    from offrl.data.formats import import_file
+    from offrl.data.formats.export import export_file
     from offrl.data.spec import Spec
     from offrl.data.transitions import Transitions
     from offrl.data.writer import Writer
@@ -41,7 +43,9 @@ _HOME = {
     "Writer": "data.writer",
     "check": "data.checks",
     "evaluate": "evaluation.evaluate",
+    "export_file": "data.formats.export",
     "fit": "training",
+    "import_file": "data.formats",
     "load": "data.dataset",
     "load_policy": "checkpoint",
     "load_run": "checkpoint",
@@ -64,7 +68,9 @@ __all__ = [
     "__version__",
     "check",
     "evaluate",
+    "export_file",
     "fit",
+    "import_file",
     "load",
     "load_policy",
     "load_run",

@@ -256,8 +256,11 @@ def constant_features(table: Table) -> list[int]:
 
 
 def _spread(table: Table) -> tuple[Tensor, Tensor]:
-    obs = table.observations.cpu().double()
-    return obs.mean(0), obs.std(0, correction=0)
+    """Mean and deviation of each feature, in two passes so that nothing cancels."""
+    n = len(table) + len(table.starts) - 1
+    mean = sum((chunk.sum(0) for chunk in table.observed()), torch.zeros(1)) / n
+    squares = ((chunk - mean).square().sum(0) for chunk in table.observed())
+    return mean, (sum(squares, torch.zeros(1)) / n).sqrt()
 
 
 def _constant(mean: Tensor, std: Tensor) -> Tensor:

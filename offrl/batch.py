@@ -7,6 +7,7 @@
 so a next observation can never belong to another episode.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -51,23 +52,35 @@ class Table:
         transitions: Transitions,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        episodes: np.ndarray | None = None,
     ) -> "Table":
-        """`transitions` on `device`, float columns as `dtype`; memory is shared where it can be."""
+        """`transitions` on `device`, float columns as `dtype`; memory is shared where it can be.
 
-        def floats(array: np.ndarray) -> Tensor:
-            return torch.as_tensor(array).to(dtype).to(device)  # not every device has float64
+        `episodes` [K] chooses some of them. The observations of the others stay in `observations`,
+        which may be mapped from a file larger than memory, and no row points at them.
+        """
+        starts, rows = transitions.starts, None
+        if episodes is not None:
+            spans = [range(starts[e], starts[e + 1]) for e in episodes.tolist()]
+            rows = np.concatenate([np.asarray(span) for span in spans])
+            starts = np.concatenate([[0], transitions.lengths[episodes].cumsum()])
 
-        discrete = transitions.spec.discrete
-        action = torch.as_tensor(transitions.action)
+        def column(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(array if rows is None else array[rows])
+
+        def floats(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype).to(device)  # not every device has float64
+
+        action = column(transitions.action)
         return cls(
             spec=transitions.spec,
-            observations=floats(transitions.observations),
-            obs_row=torch.as_tensor(transitions.obs_row).to(device),
-            action=action.to(device) if discrete else action.to(dtype).to(device),
-            reward=floats(transitions.reward),
-            terminated=floats(transitions.terminated),
-            behavior_log_prob=floats(transitions.behavior_log_prob),
-            starts=torch.as_tensor(transitions.starts).to(device),
+            observations=floats(torch.as_tensor(transitions.observations)),
+            obs_row=column(transitions.obs_row).to(device),
+            action=action.to(device) if transitions.spec.discrete else floats(action),
+            reward=floats(column(transitions.reward)),
+            terminated=floats(column(transitions.terminated)),
+            behavior_log_prob=floats(column(transitions.behavior_log_prob)),
+            starts=torch.as_tensor(starts).to(device),
         )
 
     def __len__(self) -> int:
@@ -79,6 +92,13 @@ class Table:
         last = torch.zeros(len(self), dtype=torch.bool, device=self.obs_row.device)
         last[self.starts[1:] - 1] = True
         return last
+
+    def observed(self) -> Iterator[Tensor]:
+        """The observations of these episodes, final ones too, in chunks of float64 on the CPU."""
+        ends = self.obs_row[self.starts[1:] - 1] + 1
+        rows = torch.cat([self.obs_row, ends]).sort().values
+        for chunk in rows.split(65_536):
+            yield self.observations[chunk].cpu().double()
 
     @property
     def returns(self) -> Tensor:

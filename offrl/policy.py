@@ -22,7 +22,8 @@ class Policy:
     def predict(self, obs: Any) -> Any:
         """The most likely action of one observation or a batch, in the action space's own form.
 
-        obs: as the observation space gives it, or with a leading batch axis on every part.
+        obs: as the observation space gives it, or with a leading batch axis on every part; of a
+        policy learned from a table, its columns by name, or a frame of them.
         A batch returns an array [B, ...]; one observation returns what `env.step` takes.
         Raises ConfigError where obs fits neither.
         """
@@ -45,7 +46,8 @@ class Policy:
     def log_prob(self, obs: Any, action: Any) -> Any:
         """Log-probability of `action` given `obs`, as `sample` scores it: a float, or [B]."""
         flat, single = self._flatten(obs)
-        actions = np.asarray(action)[None] if single else np.asarray(action)
+        actions = self.spec.encode_actions(np.asarray(action)[None] if single else action)
+        actions = np.asarray(actions)
         if actions.shape[:1] != flat.shape[:1]:
             raise ConfigError(
                 f"{len(flat)} observations and actions of the shape {actions.shape} do not pair.",
@@ -83,6 +85,7 @@ class Policy:
         return torch.as_tensor(draws, dtype=torch.float32, device=self.device)
 
     def _flatten(self, obs: Any) -> tuple[np.ndarray, bool]:
+        obs = self.spec.encode_obs(obs)
         single = self.spec.obs_count(obs) is None
         flat = self.spec.flatten_obs_one(obs)[None] if single else self.spec.flatten_obs(obs)
         return flat, single

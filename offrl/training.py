@@ -137,13 +137,12 @@ def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
     """Train some seeds of a run, one after the other, in this process."""
     run, settings = plan.run, plan.run.settings
     transitions = plan.dataset.transitions
-    held_out = np.array(run.held_out, dtype=np.int64)
-    held = None
-    if len(held_out):
-        held = Table.of(transitions.take_episodes(held_out), settings.device)
+    held, kept = None, None
+    if run.held_out:
+        held_out = np.array(run.held_out, dtype=np.int64)
         kept = np.setdiff1d(np.arange(transitions.n_episodes), held_out)
-        transitions = transitions.take_episodes(kept)
-    table = Table.of(transitions, settings.device)
+        held = Table.of(transitions, settings.device, episodes=held_out)
+    table = Table.of(transitions, settings.device, episodes=kept)
     algorithm = plan.algorithm(plan.config, plan.dataset.spec)
     rows, notes, update = algorithm.rows(table), _notes(plan, table), None
     for seed in seeds:

@@ -42,3 +42,23 @@ def test_types_are_those_asked_for_and_actions_stay_whole_numbers():
     table = Table.of(toy_dataset(discrete=True).transitions)
     assert table.observations.dtype == table.reward.dtype == table.terminated.dtype == torch.float32
     assert table.action.dtype == torch.int64
+
+
+@given(st.data())
+def test_a_table_of_some_episodes_is_the_table_of_those_alone(draw: st.DataObject):
+    n = draw.draw(st.integers(2, 6))
+    chosen = sorted(draw.draw(st.sets(st.integers(0, n - 1), min_size=1)))
+    logged = toy_dataset(discrete=False, episodes=n, length=3).transitions
+    some, alone = (
+        Table.of(logged, episodes=np.array(chosen)),
+        Table.of(logged.take_episodes(chosen)),
+    )
+    for one, two in zip(
+        some.gather(torch.arange(len(some)), {}, {})[:5],
+        alone.gather(torch.arange(len(alone)), {}, {})[:5],
+        strict=True,
+    ):
+        assert torch.equal(one, two)
+    assert torch.equal(some.starts, alone.starts)
+    assert torch.equal(some.returns, alone.returns)
+    assert torch.equal(torch.cat([*some.observed()]), alone.observations.double())

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import typer
 
-from offrl_cli import algos, collect, data, demo, doctor, evaluate, train
+from offrl_cli import algos, collect, demo, doctor, evaluate, foreign, train
 from offrl_cli.commands import Group, new_app, top
 from offrl_cli.failing import FAILED, explain
 from offrl_cli.output import note, reader_left
@@ -23,7 +23,7 @@ app = new_app(cls=Group)
 app.callback()(top)
 for module in (demo, doctor, collect):
     module.register(app)
-app.add_typer(data.app, name="data")
+app.add_typer(foreign.app, name="data")
 for module in (algos, train, evaluate):
     module.register(app)
 

@@ -59,6 +59,7 @@ ELSEWHERE = {
     "evaluate": "offrl eval",
     "fit": "offrl train",
     "help": "offrl --help",
+    "import": "offrl data import",
     "info": "offrl doctor",
     "list": "offrl data list",
     "play": "offrl eval",

@@ -1,4 +1,4 @@
-"""`offrl data`: list, show, check and download datasets."""
+"""`offrl data`: list, show, check and download datasets; `foreign` imports and exports."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ PREFIX = "Only ids that begin with this, such as mujoco/hopper."
 ID = "The id of a remote dataset, such as mujoco/hopper/medium-v0."
 OVERWRITE = "Download again and replace what is here."
 
-app = new_app(help="List, show, check and download datasets.", cls=Group)
+app = new_app(help="List, show, check, download, import and export datasets.", cls=Group)
 
 
 RENAMED = {

@@ -43,6 +43,18 @@ def real(text: str) -> float:
         raise typer.BadParameter(f"'{text}' is not a number") from None
 
 
+def bounds(text: str) -> tuple[float, float]:
+    """Parse `LOW,HIGH`, two numbers in this order."""
+    low, comma, high = str(text).partition(",")
+    try:
+        pair = float(low), float(high)
+    except ValueError:
+        pair = float("nan"), 0.0
+    if not comma or not pair[0] < pair[1]:
+        raise typer.BadParameter(f"'{text}' is not two numbers LOW,HIGH")
+    return pair
+
+
 def truth(text: str) -> bool:
     """Parse true or false."""
     words = {"true": True, "yes": True, "on": True, "1": True}

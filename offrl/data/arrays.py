@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,27 @@ def _rows(name: str, found: int, expected: int) -> ConfigError:
     return ConfigError(
         f"{name} has {found} rows, where reward has {expected}.", "Give one row per step."
     )
+
+
+def as_episode(given: Any, number: int) -> Episode:
+    """Return an `Episode` (or Minari's `EpisodeData`) as an Episode of this number."""
+    if isinstance(given, Episode):
+        return given if given.id == number else replace(given, id=number)
+    try:
+        return Episode(
+            id=number,
+            observations=given.observations,
+            actions=given.actions,
+            rewards=given.rewards,
+            terminations=given.terminations,
+            truncations=given.truncations,
+            infos=dict(getattr(given, "infos", None) or {}),
+            seed=getattr(given, "seed", None),
+        )
+    except AttributeError as error:
+        raise ConfigError(
+            f"Item {number} is not an episode ({error}).", "Give offrl.Episode objects."
+        ) from error
 
 
 def space_of_observations(obs: Any) -> spaces.Space[Any]:

@@ -17,7 +17,9 @@ import math
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offrl.data.episode_store import LEARNING_INFOS, EpisodeStore
+from offrl.data.episodes import Episode
 from offrl.data.json_files import read_object
 from offrl.data.spec import Spec
 from offrl.data.totals import Totals
@@ -191,10 +194,21 @@ def _write(folder: Path, store: EpisodeStore) -> Totals:
             files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
             header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(files[name], header)
-        for episode in store.read(range(len(store)), LEARNING_INFOS):
+
+        def keep(episode: Episode) -> None:
             for name, column in flat_columns(episode, store.spec).items():
                 files[name].write(_bytes(column, layout[name][1]))
             totals.add(episode)
+
+        # Digests and writes leave the interpreter free, so they go on beside the reading of HDF5.
+        behind: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(1) as thread:
+            for episode in store.read(range(len(store)), LEARNING_INFOS):
+                behind.append(thread.submit(keep, episode))
+                if len(behind) > 4:  # a few episodes in memory, not the dataset
+                    behind.popleft().result()
+            for one in behind:
+                one.result()
         for file in files.values():
             _sync(file)
     return totals

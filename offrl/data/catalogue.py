@@ -125,7 +125,7 @@ def _absent_path(path: Path, ref: str) -> NotFoundError:
     if path.is_file():
         return NotFoundError(
             f"{path} is not a dataset.",
-            "Name a dataset folder or the main_data.hdf5 in one; other formats need an importer.",
+            f"Name a dataset folder, or import the file: offrl data import {path} --out ID",
         )
     if path.is_dir():
         return NotFoundError(

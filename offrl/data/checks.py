@@ -21,6 +21,7 @@ from offrl.data.episodes import (
     fingerprint_of,
     structure_faults,
 )
+from offrl.data.import_checks import IMPORT_RULES, findings_of_import
 from offrl.data.manifest import Manifest, read_published
 from offrl.data.minari_store import open_store
 from offrl.errors import CorruptDataError
@@ -108,6 +109,7 @@ RULES: dict[str, tuple[Severity, str]] = {
         "note",
         "Every policy looks alike under it; check that rewards were logged.",
     ),
+    **IMPORT_RULES,
     "few-episodes": ("note", "Intervals over episodes and held-out episodes need more of them."),
 }
 
@@ -249,6 +251,8 @@ def _check(name: str, episodes: Sequence[Episode], folder: Path | None, data: Da
             tally.add(found)
     fingerprint = fingerprint_of(digests) if not broken and "" not in digests else None
     for found in _fingerprints(fingerprint, data, whole=whole):
+        tally.add(found)
+    for found in findings_of_import(data.metadata):
         tally.add(found)
     for found in watch.finish():
         tally.add(found)

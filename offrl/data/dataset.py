@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -12,7 +11,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from offrl.data.arrays import episodes_of_arrays, space_of_actions, space_of_observations
+from offrl.data.arrays import (
+    as_episode,
+    episodes_of_arrays,
+    space_of_actions,
+    space_of_observations,
+)
 from offrl.data.cache import columns_of_store
 from offrl.data.episode_store import LEARNING_INFOS, Chosen, EpisodeStore
 from offrl.data.episodes import Episode, columns_of, fingerprint_of, structure_faults
@@ -162,13 +166,15 @@ class Dataset:
         totals = self._totals
         terminated = sum(totals.terminated)
         returns = np.array(totals.returns)
+        with np.errstate(invalid="ignore"):  # of infinite returns, which `check` reports
+            spread = float(returns.std(ddof=1)) if len(returns) > 1 else None
         return {
             "dataset": self.id,
             "path": str(self.path) if self.path else None,
             "episodes": self.n_episodes,
             "steps": self.n_steps,
             "return_mean": float(returns.mean()) if len(returns) else None,
-            "return_std": float(returns.std(ddof=1)) if len(returns) > 1 else None,
+            "return_std": spread,
             "terminated_episodes": terminated,
             "truncated_episodes": self.n_episodes - terminated,
             "log_prob": self.log_prob,
@@ -259,7 +265,7 @@ class Dataset:
         wrong length, shape or type.
         """
         spec = Spec(observation_space, action_space)
-        held = [_episode(given, number) for number, given in enumerate(episodes)]
+        held = [as_episode(given, number) for number, given in enumerate(episodes)]
         for episode in held:
             for fault in structure_faults(columns_of(episode), spec):
                 raise CorruptDataError(f"Episode {episode.id}: {fault.message}.", fault.advice)
@@ -299,6 +305,20 @@ class Dataset:
             id=id,
             env=env,
         )
+
+    @classmethod
+    def from_dataframe(cls, frame: Any, *, id: str = "in-memory", **roles: Any) -> "Dataset":
+        """Return a dataset of a data frame with a row for each decision.
+
+        `roles` name the columns, as the options of `offrl data import` do: obs, action, reward;
+        episode, time and ends, or bandit=True; propensity or log_prob, action_mask, categories,
+        fill, action_values, action_bounds (`offrl.data.formats.tables.Roles`). Policies learned
+        from it take and give the values of the frame. Raises ConfigError for a role that is off,
+        CorruptDataError naming row and column.
+        """
+        from offrl.data.formats import dataset_of_frame  # the formats make datasets of this class
+
+        return dataset_of_frame(frame, id, roles)
 
 
 def load(
@@ -351,26 +371,6 @@ def drop_nonfinite(data: Dataset) -> Dataset:
         stacklevel=2,
     )
     return data.select(kept)
-
-
-def _episode(given: Any, number: int) -> Episode:
-    if isinstance(given, Episode):
-        return given if given.id == number else replace(given, id=number)
-    try:
-        return Episode(
-            id=number,
-            observations=given.observations,
-            actions=given.actions,
-            rewards=given.rewards,
-            terminations=given.terminations,
-            truncations=given.truncations,
-            infos=dict(getattr(given, "infos", None) or {}),
-            seed=getattr(given, "seed", None),
-        )
-    except AttributeError as error:
-        raise ConfigError(
-            f"Item {number} is not an episode ({error}).", "Give offrl.Episode objects."
-        ) from error
 
 
 def _env_metadata(env: str | EnvSpec | None) -> dict[str, Any]:

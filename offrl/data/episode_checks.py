@@ -56,7 +56,7 @@ class Watch:
         yield from self._finite(number, episode)
         yield from self._bounds(number, episode)
         twin = self._digests.setdefault(_contents(episode), number)
-        if twin != number:
+        if twin != number and len(episode) > 1:  # single decisions repeat by chance
             message = f"an episode equals episode {twin}"
             yield Found("duplicate-episode", "", message, f"episode {number}")
         yield from self._log_prob(number, episode)
@@ -220,7 +220,8 @@ class Watch:
     def _last_observations(self) -> Iterator[Found]:
         if self._repeated > 1 and self._moved == 0 and self._low is not None:
             message = "every episode ends with the same observation twice"
-            yield Found("last-observation-repeated", "", message, "", self._repeated)
+            minor = all(over for _, _, over in self._starts)  # nobody looks past a terminal end
+            yield Found("last-observation-repeated", "", message, "", self._repeated, minor)
         pairs = list(zip(self._starts[:-1], self._starts[1:], strict=True))
         ended = [(end, start) for (_, end, over), (start, _, _) in pairs if over]
         moving = any(not np.array_equal(ended[0][0], end) for end, _ in ended[1:])

@@ -35,12 +35,12 @@ MAX_DEPTH = 32
 MAX_INFLATION = 1000
 SMALL = 2**28
 _HARD, _SOFT = 0, 1  # H5L_TYPE_HARD and H5L_TYPE_SOFT; every other kind names another file
-_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py may raise
+READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py may raise
 _EPISODE = re.compile(r"episode_(0|[1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True)
-class _Declared:
+class Declared:
     """A column as the file declares it."""
 
     shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class Hdf5Store(EpisodeStore):
         self._disk_paths = dict(_disk_paths(spec.observation_space, "", "observations"))
 
     @cached_property
-    def _found(self) -> dict[int, dict[str, _Declared]]:
+    def _found(self) -> dict[int, dict[str, Declared]]:
         return dict(sorted(_scan(self.file).items()))
 
     @cached_property
@@ -74,7 +74,7 @@ class Hdf5Store(EpisodeStore):
     def _structures(self) -> Sequence[Mapping[str, Column]]:
         return [self._as_declared(columns, self.spec) for columns in self._found.values()]
 
-    def _as_declared(self, columns: Mapping[str, _Declared], spec: Spec) -> dict[str, Column]:
+    def _as_declared(self, columns: Mapping[str, Declared], spec: Spec) -> dict[str, Column]:
         """The columns by the names of the parts, images with the shape that they decode to."""
         named: dict[str, Column] = {
             name: column for name, column in columns.items() if not name.startswith("observations")
@@ -84,7 +84,7 @@ class Hdf5Store(EpisodeStore):
             if column is None:
                 continue
             if self._is_encoded(space, column):
-                column = _Declared((column.shape[0], *part.shape), np.dtype(np.uint8))
+                column = Declared((column.shape[0], *part.shape), np.dtype(np.uint8))
             named[f"observations/{part.path}" if part.path else "observations"] = column
         return named
 
@@ -112,7 +112,7 @@ class Hdf5Store(EpisodeStore):
         try:
             file = h5py.File(self.file, "r")
         except OSError as error:
-            raise _unreadable(self.file, error) from error
+            raise unreadable_file(self.file, error) from error
         with file:
             for index in indices:
                 yield self._episode(file, index, infos)
@@ -123,13 +123,13 @@ class Hdf5Store(EpisodeStore):
 
         def column(name: str) -> npt.NDArray[Any]:
             try:
-                return _read(file, f"{group}/{name}")
-            except _READ_ERRORS as error:
+                return read_column(file, f"{group}/{name}")
+            except READ_ERRORS as error:
                 raise self.corrupt(index, name, error) from error
 
         try:
             seed = _seed(file, group)
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise self.corrupt(index, "seed", error) from error
         wanted = sorted(name for name in self._found[number] if name.startswith("infos/"))
         if infos is not None:
@@ -171,20 +171,46 @@ class Hdf5Store(EpisodeStore):
         return values
 
 
-def _scan(path: Path) -> dict[int, dict[str, _Declared]]:
+def _scan(path: Path) -> dict[int, dict[str, Declared]]:
     """Return the columns of each episode by number, having followed no link and read no value."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
     with file:
         try:
             return _scan_open(file, path)
-        except _READ_ERRORS as error:
-            raise _unreadable(path, error) from error
+        except READ_ERRORS as error:
+            raise unreadable_file(path, error) from error
 
 
-def _scan_open(file: h5py.File, path: Path) -> dict[int, dict[str, _Declared]]:
+def _scan_open(file: h5py.File, path: Path) -> dict[int, dict[str, Declared]]:
+    links = hard_links(file, path)
+    groups = {h5py.h5g.get_objinfo(file.id).objno}
+    episodes: dict[int, dict[str, Declared]] = {}
+    for name in links:
+        text = name.decode("utf-8")
+        steps = text.split("/")
+        if len(steps) > MAX_DEPTH:
+            raise CorruptDataError(f"{path}: {text[:80]} is nested too deeply.", REMEDY)
+        found = h5py.h5g.get_objinfo(file.id, name)
+        match = _EPISODE.fullmatch(steps[0])
+        if found.type == h5py.h5g.GROUP:
+            if found.objno in groups:
+                raise unsafe_column(path, name, "a group that appears twice")
+            groups.add(found.objno)
+            if match and len(steps) == 1:
+                episodes.setdefault(int(match[1]), {})
+        elif found.type == h5py.h5g.DATASET:
+            declared = declared_column(h5py.h5d.open(file.id, name), path, name)
+            if match and len(steps) > 1:
+                columns = episodes.setdefault(int(match[1]), {})
+                columns["/".join(steps[1:])] = declared
+    return episodes
+
+
+def hard_links(file: h5py.File, path: Path) -> list[bytes]:
+    """Return the names of everything in a file; UnsafeDataError for a link that leads out of it."""
     links: list[tuple[bytes, int]] = []
 
     def collect(name: bytes, info: Any) -> None:
@@ -195,39 +221,24 @@ def _scan_open(file: h5py.File, path: Path) -> dict[int, dict[str, _Declared]]:
     for name, kind in links:
         if kind != _HARD:
             what = "a soft link" if kind == _SOFT else "a link to another file"
-            raise _unsafe(path, name, what)
-    groups = {h5py.h5g.get_objinfo(file.id).objno}
-    episodes: dict[int, dict[str, _Declared]] = {}
-    for name, _ in links:
-        text = name.decode("utf-8")
-        steps = text.split("/")
-        if len(steps) > MAX_DEPTH:
-            raise CorruptDataError(f"{path}: {text[:80]} is nested too deeply.", REMEDY)
-        found = h5py.h5g.get_objinfo(file.id, name)
-        match = _EPISODE.fullmatch(steps[0])
-        if found.type == h5py.h5g.GROUP:
-            if found.objno in groups:
-                raise _unsafe(path, name, "a group that appears twice")
-            groups.add(found.objno)
-            if match and len(steps) == 1:
-                episodes.setdefault(int(match[1]), {})
-        elif found.type == h5py.h5g.DATASET:
-            declared = _declared(h5py.h5d.open(file.id, name), path, name)
-            if match and len(steps) > 1:
-                columns = episodes.setdefault(int(match[1]), {})
-                columns["/".join(steps[1:])] = declared
-    return episodes
+            raise unsafe_column(path, name, what)
+    return [name for name, _ in links]
 
 
-def _declared(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> _Declared:
+def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Declared:
+    """Return the shape and type of a column, having read no value.
+
+    Raises UnsafeDataError where its values lie elsewhere or would fill the memory, CorruptDataError
+    for a compression that is not installed.
+    """
     made = column.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL:
-        raise _unsafe(path, name, "a virtual dataset, whose values lie in other files")
+        raise unsafe_column(path, name, "a virtual dataset, whose values lie in other files")
     if made.get_external_count() > 0:
-        raise _unsafe(path, name, "stored outside the file")
+        raise unsafe_column(path, name, "stored outside the file")
     kind = column.get_type()
     if kind.detect_class(h5py.h5t.REFERENCE):
-        raise _unsafe(path, name, "a reference to another object")
+        raise unsafe_column(path, name, "a reference to another object")
     for i in range(made.get_nfilters()):
         code, _, _, filter_name = made.get_filter(i)
         if not h5py.h5z.filter_avail(code):
@@ -244,10 +255,11 @@ def _declared(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> _Declared:
             f"{path}: {name.decode()} declares {size} bytes and holds {column.get_storage_size()}.",
             "It would fill the memory; write the dataset again.",
         )
-    return _Declared(shape, dtype)
+    return Declared(shape, dtype)
 
 
-def _read(file: h5py.File, name: str) -> npt.NDArray[Any]:
+def read_column(file: h5py.File, name: str) -> npt.NDArray[Any]:
+    """Return the values of a column, text as str."""
     column = h5py.h5d.open(file.id, name.encode())
     dtype = column.dtype
     if dtype.kind == "O":  # text and encoded images, whose bytes lie elsewhere in the file
@@ -295,13 +307,15 @@ def _nest(space: spaces.Space[Any], path: str, parts: Mapping[str, npt.NDArray[A
     return parts[path]
 
 
-def _unsafe(path: Path, name: bytes, what: str) -> UnsafeDataError:
+def unsafe_column(path: Path, name: bytes, what: str) -> UnsafeDataError:
+    """The error for something in a file that leads out of it."""
     return UnsafeDataError(
         f"{path}: {name.decode('utf-8', 'replace')} is {what}.",
         "Nothing was read; get the dataset from someone you trust, as one plain file.",
     )
 
 
-def _unreadable(path: Path, error: Exception) -> CorruptDataError:
+def unreadable_file(path: Path, error: Exception) -> CorruptDataError:
+    """The error for a file that HDF5 cannot read."""
     state = "is missing" if not path.is_file() else f"({path.stat().st_size} bytes) is damaged"
     return CorruptDataError(f"{path} {state}: {error}.", REMEDY)

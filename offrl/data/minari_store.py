@@ -176,7 +176,9 @@ def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
     manifest = None if thorough else read_published(folder)
     if manifest is not None:
         manifest.require_sizes()
-    spec = Spec.from_json(metadata)
+    own = metadata.get("offrl")
+    columns = own.get("columns") if isinstance(own, dict) else None
+    spec = Spec.from_json({**metadata, "columns": columns})
     env_spec_of(metadata)
     counts = (metadata["total_episodes"], metadata["total_steps"])
     known = None if thorough or not kept(folder, spec, *counts) else counts

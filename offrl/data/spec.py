@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from offrl.data.columns import Columns
 from offrl.data.spaces import space_from_json, space_to_json
 from offrl.errors import ConfigError, CorruptDataError
 
@@ -54,11 +55,13 @@ class Part:
 class Spec:
     """The observation and action space of a dataset or a policy.
 
-    Raises ConfigError, naming the part, for a space that offrl does not support.
+    `columns` says how the values of a table became those of the spaces, where they did. Raises
+    ConfigError, naming the part, for a space that offrl does not support.
     """
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         if self.obs_dim == 0:
@@ -134,6 +137,14 @@ class Spec:
             high > space.high.reshape(-1), np.nextafter(high, -np.float32(np.inf)), high
         )
         return low, high
+
+    def encode_obs(self, obs: Any) -> Any:
+        """Return observations as the observation space has them; a table's values are encoded."""
+        return self.columns.encode_obs(obs) if self.columns else obs
+
+    def encode_actions(self, actions: Any) -> Any:
+        """Return N actions as the action space has them; a table's values are encoded."""
+        return self.columns.encode_actions(actions) if self.columns else actions
 
     def flatten_obs(self, observations: Any) -> npt.NDArray[np.float32]:
         """Return N nested observations (each leaf has a leading axis of N) as float32 [N, obs_dim].
@@ -223,7 +234,7 @@ class Spec:
             return np.array(given, dtype=np.float32, order="C").reshape(len(given), self.action_dim)
 
     def env_action(self, row: Any) -> Any:
-        """Return one flat action as the environment takes it: shape, type and first number."""
+        """Return one flat action as the environment, or the table, has it."""
         space = self.action_space
         if isinstance(space, spaces.Box):
             flat = np.asarray(row, dtype=np.float32).reshape(space.shape)
@@ -232,12 +243,14 @@ class Spec:
             # Rounded in float64, where every bound of a 32-bit type is exact.
             whole = np.clip(np.rint(flat.astype(np.float64)), space.low, space.high)
             return whole.astype(space.dtype)
-        return int(row) + self.action_start
+        choice = int(row) + self.action_start
+        return self.columns.decode_actions(choice) if self.columns else choice
 
     def env_actions(self, rows: Any) -> npt.NDArray[Any]:
         """Return N flat actions as a vectorised environment takes them, [N, ...]."""
         if self.discrete:
-            return np.asarray(rows, dtype=np.int64) + self.action_start
+            choices = np.asarray(rows, dtype=np.int64) + self.action_start
+            return self.columns.decode_actions(choices) if self.columns else choices
         space = self.action_space
         actions = np.empty((len(rows), *(space.shape or ())), space.dtype)
         for i, row in enumerate(rows):
@@ -245,10 +258,12 @@ class Spec:
         return actions
 
     def to_json(self) -> dict[str, str]:
-        """Return both spaces as the text that Minari keeps in metadata.json."""
+        """Return both spaces, and the columns of a table, as the text of metadata.json."""
+        columns = {"columns": self.columns.to_json()} if self.columns else {}
         return {
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
+            **columns,
         }
 
     @classmethod
@@ -263,6 +278,7 @@ class Spec:
         return cls(
             space_from_json(described["observation_space"], "observation_space"),
             space_from_json(described["action_space"], "action_space"),
+            Columns.from_json(described["columns"]) if described.get("columns") else None,
         )
 
 

@@ -73,6 +73,7 @@ class Writer:
         self._workshop = Workshop(id, root, settings, overwrite=overwrite, resume=resume)
         self._pending: list[Episode] = []
         self._digests: list[str] = []
+        self._pending_bytes = 0  # of the observations, which are most of an episode
         self._open: OpenEpisode | None = None
         self._published: Dataset | None = None
 
@@ -216,17 +217,17 @@ class Writer:
         shards.check_infos(episode)
         self._pending.append(episode)
         self._digests.append(digest(episode))
-        size = sum(leaf.nbytes for e in self._pending for _, leaf in leaves(e.observations))
+        self._pending_bytes += sum(leaf.nbytes for _, leaf in leaves(episode.observations))
         # The manifest is rewritten with every shard: of very many episodes a shard holds more, so
         # that writing does not grow with their square.
         enough = max(self._shard_episodes, number // _SHARE_OF_ALL)
-        if len(self._pending) >= enough or size >= _SHARD_BYTES:
+        if len(self._pending) >= enough or self._pending_bytes >= _SHARD_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending:
             self._workshop.commit(self._pending, self._digests)
-            self._pending, self._digests = [], []
+            self._pending, self._digests, self._pending_bytes = [], [], 0
 
 
 def renumbered(episode: Episode, number: int) -> Episode:

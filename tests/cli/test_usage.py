@@ -19,6 +19,8 @@ COMMANDS = [
     ("data", "show"),
     ("data", "check"),
     ("data", "download"),
+    ("data", "import"),
+    ("data", "export"),
     ("algos",),
     ("train",),
     ("eval",),
@@ -81,7 +83,8 @@ class TestMistypedWords:
         assert "try: offrl eval\n" in refused("evaluate", "x").err
 
     def test_a_group_without_a_command(self, refused: Type):
-        assert "try: offrl data list, show, check, download\n" in refused("data").err
+        said = refused("data").err
+        assert "try: offrl data list, show, check, download, import, export\n" in said
 
     def test_an_option(self, refused: Type):
         typed = refused("doctor", "--jsno")
