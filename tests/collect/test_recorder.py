@@ -71,7 +71,9 @@ class TestTheSameRecipe:
         names = [
             name_of(env, ["my file.py:Act_2,noise=1"]) for env in ("ALE/Pong-v5", "m.x:Y-v0", "-")
         ]
-        assert names == ["me/pong/act-2-v0", "me/y/act-2-v0", "me/x/act-2-v0"]
+        names += [name_of("Hopper-v5", [f"sb3:/some/where/{word}"]) for word in ("a2c.zip", "b")]
+        assert names[:3] == ["me/pong/act-2-v0", "me/y/act-2-v0", "me/x/act-2-v0"]
+        assert names[3:] == ["me/hopper/a2c-v0", "me/hopper/b-v0"]
         assert [check_id(name) for name in names] == names
 
 
