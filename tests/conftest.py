@@ -2,7 +2,9 @@
 
 import ipaddress
 import os
+import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ settings.register_profile("offrl", deadline=None, print_blob=True)
 settings.load_profile("offrl")
 
 torch.set_num_threads(1)
+
+# A suite in the background is told to ignore Ctrl-C, and so would be the commands that it tries.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
