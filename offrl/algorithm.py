@@ -183,6 +183,10 @@ class Algorithm(ABC, Generic[C]):
         """The fewest steps after which the policy has learned anything."""
         return 1
 
+    def shortened(self, steps: int) -> C:
+        """The settings made to fit a run of fewer than `least_steps`, where they can be."""
+        return self.config
+
     def rows(self, table: Table) -> Tensor | None:
         """The row numbers that may be drawn; None means all."""
         return None

@@ -108,6 +108,7 @@ def resolve(
         **(hyperparameters or {}),
     }
     config = configure(algorithm.Config, table, also=SETTINGS)
+    config, changed = _fitted(algorithm, config, data, settings.steps)
     least = algorithm(config, data.spec).least_steps()
     if settings.steps < least:
         raise ConfigError(
@@ -116,6 +117,7 @@ def resolve(
             "Give more --steps, or shorten its stages (see --help).",
         )
     settings, notes = _resolved(settings, data)
+    notes += changed
     notes += [
         f"The recipe of {data.id} has settings for '{name}', which is no algorithm."
         for name in recipe
@@ -148,6 +150,19 @@ def resolve(
         run = replace(old, settings=replace(old.settings, algo=settings.algo))
     where = folder or _default_folder(algorithm.name, data.id)
     return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
+
+
+def _fitted(
+    algorithm: type[Algorithm[Any]], config: AlgorithmConfig, data: Dataset, steps: int
+) -> tuple[AlgorithmConfig, list[str]]:
+    """The settings shortened where a run is too short for them, and a note of what changed."""
+    instance = algorithm(config, data.spec)
+    if steps >= instance.least_steps():
+        return config, []
+    short = instance.shortened(steps)
+    before, after = asdict(config), asdict(short)
+    changes = ", ".join(f"{k} {before[k]} -> {v}" for k, v in after.items() if before[k] != v)
+    return short, [f"{steps} steps are short for {algorithm.name}: {changes}."] if changes else []
 
 
 def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:

@@ -128,9 +128,16 @@ def test_an_unknown_algorithm_is_answered_with_the_nearest():
         resolve("bc")
 
 
+def test_a_short_run_of_awr_has_short_stages_and_says_so():
+    plan = resolve("awr", toy_dataset(discrete=True), steps=200)
+    assert (plan.run.config["value_steps"], plan.run.config["policy_steps"]) == (40, 160)
+    assert any("value_steps 1000 -> 40" in note for note in plan.notes)
+    assert resolve("awr", toy_dataset(discrete=True), steps=1001).run.config["value_steps"] == 1000
+
+
 def test_too_few_steps_to_move_the_policy_are_refused():
-    with pytest.raises(ConfigError, match=r"1000 steps are too few: awr.*at step 1001"):
-        resolve("awr", toy_dataset(discrete=True), steps=1000)
+    with pytest.raises(ConfigError, match=r"1 steps are too few: awr.*at step 2"):
+        resolve("awr", toy_dataset(discrete=True), steps=1)
 
 
 def test_an_algorithm_says_which_actions_it_learns_on(monkeypatch: pytest.MonkeyPatch):

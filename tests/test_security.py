@@ -488,8 +488,10 @@ class TestText:
 
 # ------------------------------------------------------------------------------------ source
 
-MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}
-MODULES |= {"yaml"}
+MODULES = {
+    *("pickle", "cPickle", "cloudpickle", "dill", "joblib"),
+    *("jsonpickle", "marshal", "shelve", "yaml"),
+}
 CALLS = {"eval", "exec", "compile", "os.system", "os.popen"}
 FLAGS = {("allow_pickle", True), ("weights_only", False), ("shell", True)}
 

@@ -12,7 +12,7 @@ and `policy_steps` of the second. Source: Peng et al. 2019, 1910.00177, and the 
 (states and advantages of mu). Deviations: see docs/algorithms/awr.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, final
 
 import torch
@@ -111,6 +111,15 @@ class AWR(Algorithm[AWRConfig]):
 
     def least_steps(self) -> int:
         return self.config.value_steps + 1
+
+    def shortened(self, steps: int) -> AWRConfig:
+        value_steps = max(1, steps // 5)
+        return replace(
+            self.config,
+            value_steps=value_steps,
+            value_refits=min(self.config.value_refits, value_steps),
+            policy_steps=max(1, steps - value_steps),
+        )
 
     def stage(self, step: int) -> str:
         return "value" if self._in_pass(step) < self.config.value_steps else "policy"

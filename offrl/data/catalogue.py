@@ -1,5 +1,6 @@
 """The catalogue: where datasets lie, what a name may be, and what a reference means."""
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -108,7 +109,10 @@ def _at_path(path: Path, ref: str) -> Path:
 
 
 def _absent(id: str, prefixed: bool) -> NotFoundError:
-    near = suggest(id, (entry["id"] for entry in list_local())).strip()
+    # A set of quite another namespace is no slip of the pen.
+    spaces = {entry["id"]: entry["id"].split("/")[0] for entry in list_local()}
+    close = difflib.get_close_matches(id.split("/")[0], spaces.values(), n=len(spaces) or 1)
+    near = suggest(id, (known for known, space in spaces.items() if space in close)).strip()
     if id in shipped_recipes():
         remedy = f"Make it from its recipe: offrl collect {id}"
     elif prefixed or ("/" in id and not id.startswith("offrl/")):

@@ -172,6 +172,8 @@ def _follow(
             case "silent":
                 detail = f"nothing came for {timeout:g} s" + (f" ({reason})" if reason else "")
                 raise told.error("slow", detail, [])
+            case _:
+                pass
     return None
 
 

@@ -21,6 +21,7 @@ from offrl.data.catalogue import (
 )
 from offrl.data.dataset import load
 from offrl.errors import ConfigError, NotFoundError
+from offrl.testing import toy_dataset
 
 Run = Callable[..., tuple[int, str, str]]
 HOSTILE = [
@@ -213,3 +214,12 @@ def test_an_absent_root_lists_nothing_and_is_not_made(tmp_path: Path) -> None:
 def test_minari_lists_what_we_saved(made: Path) -> None:
     load("me/made-v0").save("me/saved-v0")
     assert set(minari.list_local_datasets()) == {"me/made-v0", "me/saved-v0"}
+
+
+def test_a_missing_set_is_answered_with_one_of_a_like_namespace_only():
+    toy_dataset(discrete=True).save("offrl/pendulum/medium-v0")
+    with pytest.raises(NotFoundError, match="Did you mean 'offrl/pendulum/medium-v0'"):
+        resolve("ofrl/pendulum/medum-v0")
+    with pytest.raises(NotFoundError) as missing:
+        resolve("minari:mujoco/hopper/medium-v0")
+    assert missing.value.remedy == "Fetch it: offrl data download mujoco/hopper/medium-v0"
