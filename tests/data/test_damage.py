@@ -55,11 +55,15 @@ def outcomes(folder: Path, scratch: Path, count: int, kind: str) -> list[tuple[A
     return found
 
 
+# A bit of the version number makes a set of a later offrl or Minari, which is refused as such.
+SEEN = ("CorruptDataError", "UnsafeDataError", "IncompatibleVersionError", "warned")
+
+
 def test_a_flipped_bit_is_found_wherever_it_is(written: Path, tmp_path: Path) -> None:
     found = outcomes(written, tmp_path, 200, "flips")
     assert {name for _, name, _, _ in found} == set(mutations.FILES)
     for number, name, outcome, codes in found:
-        assert outcome in ("CorruptDataError", "UnsafeDataError", "warned"), (number, name, outcome)
+        assert outcome in SEEN, (number, name, outcome)
         assert codes, (number, name)
 
 

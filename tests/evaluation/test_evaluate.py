@@ -252,11 +252,12 @@ def test_one_episode_has_no_interval_and_the_command_says_so(
 
 
 def saved(run_folder: Path, **metadata: Any) -> TrainedRun:
-    """A run whose data is on the disk, its metadata.json changed afterwards."""
+    """A run whose data is on the disk, its metadata.json and no manifest, as others write it."""
     data = logs().save("me/pendulum-v0")
     run = trained(run_folder, data, seeds=(0,))
     assert data.path is not None
     (path,) = data.path.glob("**/metadata.json")
+    (data.path / "manifest.json").unlink()
     path.write_text(json.dumps(json.loads(path.read_text()) | metadata))
     return run
 
