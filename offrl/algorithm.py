@@ -236,7 +236,7 @@ def statistics(table: Table, config: AlgorithmConfig) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     if config.normalize_obs:
-        mean, std = _spread(table)
+        mean, std = table.spread
         constant = _constant(mean, std)
         found |= {"obs_mean": mean, "obs_std": torch.where(constant, torch.ones_like(std), std)}
     if not table.spec.discrete:
@@ -256,15 +256,7 @@ def statistics(table: Table, config: AlgorithmConfig) -> dict[str, Tensor]:
 
 def constant_features(table: Table) -> list[int]:
     """Numbers of the observation features that never change in the training data."""
-    return torch.nonzero(_constant(*_spread(table))).flatten().tolist()
-
-
-def _spread(table: Table) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature, in two passes so that nothing cancels."""
-    n = len(table) + len(table.starts) - 1
-    mean = sum((chunk.sum(0) for chunk in table.observed()), torch.zeros(1)) / n
-    squares = ((chunk - mean).square().sum(0) for chunk in table.observed())
-    return mean, (sum(squares, torch.zeros(1)) / n).sqrt()
+    return torch.nonzero(_constant(*table.spread)).flatten().tolist()
 
 
 def _constant(mean: Tensor, std: Tensor) -> Tensor:

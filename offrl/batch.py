@@ -9,6 +9,7 @@ so a next observation can never belong to another episode.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -99,6 +100,17 @@ class Table:
         rows = torch.cat([self.obs_row, ends]).sort().values
         for chunk in rows.split(65_536):
             yield self.observations[chunk].cpu().double()
+
+    @cached_property
+    def spread(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each observation feature, float64 on the CPU.
+
+        In two passes, so that nothing cancels, and once, since both read all the data.
+        """
+        n = len(self) + len(self.starts) - 1
+        mean = sum((chunk.sum(0) for chunk in self.observed()), torch.zeros(1)) / n
+        squares = ((chunk - mean).square().sum(0) for chunk in self.observed())
+        return mean, (sum(squares, torch.zeros(1)) / n).sqrt()
 
     @property
     def returns(self) -> Tensor:
