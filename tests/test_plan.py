@@ -216,6 +216,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"steps": 20}, "steps is 20, was 10"),
     ({"seeds": (0, 1)}, r"seeds is \[0, 1\], was \[0\]"),
     ({"precision": "bf16"}, "precision is 'bf16', was 'fp32'"),
+    ({"threads": 2}, "threads is 2, was 1"),
     ({"holdout": 0.5}, "holdout is 0.5, was 0.2.*held_out is"),
 ]
 

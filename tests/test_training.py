@@ -239,6 +239,18 @@ def test_killed_at_random_moments_every_kind_of_run_ends_alike(
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+def test_a_seed_ends_in_the_same_bits_in_any_process(tmp_path: Path):
+    """Hashes are salted anew in each, and torch is told to use one thread, then two."""
+    saved_dataset()
+    given = settings_of("awr", steps=30, hidden_size=256, batch_size=256)
+    for threads in ("1", "2"):
+        code = f"import os\nos.environ['OMP_NUM_THREADS'] = '{threads}'\n{CHILD}"
+        process = python(code, "awr", str(tmp_path / threads), json.dumps(given), str(10**9))
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert outcome(tmp_path / "1") == outcome(tmp_path / "2")
+
+
 def test_resuming_a_finished_run_does_nothing(tmp_path: Path):
     saved_dataset()
     fit("awr", REF, out=tmp_path / "run", **settings_of("awr", seeds=(0, 1)))

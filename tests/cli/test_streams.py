@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,23 @@ class TestPipes:
         assert line.startswith("topic")
         assert "Traceback" not in err
         assert "BrokenPipe" not in err
+
+    def test_a_reader_that_leaves_while_training_is_no_error(self, shop: str):
+        words = ("train", "--algo", "bc", "--dataset", shop, "--steps", "5", "--out", "mine")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "offrl_cli", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with process:
+            process.stdout.close()
+            err = process.stderr.read()
+        assert "Traceback" not in err
+        assert "error: " not in err
+        assert list(Path("mine").glob("seed_0/checkpoints/step_00000005"))
 
     @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"COLUMNS": "40"}])
     def test_without_a_terminal_there_is_no_escape_code(
