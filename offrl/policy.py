@@ -1,5 +1,7 @@
 """A trained policy: raw observations in, raw actions out, whatever the spaces."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -93,3 +95,14 @@ class Policy:
     def _unflatten(self, action: Tensor, single: bool) -> Any:
         rows = action.cpu().numpy()
         return self.spec.env_action(rows[0]) if single else self.spec.env_actions(rows)
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Let torch use n threads: the last bits of a matrix product depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -35,7 +35,7 @@ from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.nn import set_precision
 from offrl.plan import Plan, resolve
-from offrl.policy import Policy
+from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
 from offrl.workers import how_many, spread, work
@@ -146,7 +146,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
     algorithm = plan.algorithm(plan.config, plan.dataset.spec)
     rows, notes, update = algorithm.rows(table), _notes(plan, table), None
     for seed in seeds:
-        with _locked(plan.dir / f"seed_{seed}"), _threads(settings.threads):
+        with _locked(plan.dir / f"seed_{seed}"), threads(settings.threads):
             modules, state = start(algorithm, table, seed, settings.precision)
             if update is None:  # one compiled graph serves every seed
                 update = make_update(algorithm, modules, compiled=settings.compile == "on")
@@ -311,17 +311,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Bits depend on the number of threads, so a run sets it and puts it back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _write_run(plan: Plan) -> None:

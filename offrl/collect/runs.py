@@ -1,8 +1,7 @@
 """`run:DIR`: policies that offrl trained, acting in numpy where offrl knows their head."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from offrl.nn import (
     DeterministicPolicy,
     GaussianPolicy,
 )
-from offrl.policy import Policy
+from offrl.policy import Policy, threads
 
 
 def run_agent(
@@ -78,31 +77,20 @@ class _ByTorch:
         self._policy, self._obs = policy, obs
 
     def mode(self) -> Any:
-        with _one_thread():
+        with threads(1):
             return self._policy.predict(self._obs)
 
     def sample(self, rng: np.random.Generator) -> Any:
-        with _one_thread():
+        with threads(1):
             return self._policy.sample(self._obs, rng)[0]
 
     def log_prob(self, action: Any) -> float:
-        with _one_thread():
+        with threads(1):
             return float(self._policy.log_prob(self._obs, np.asarray(action)))
 
     def at_bound(self, action: Any) -> bool:
         space = self._policy.spec.action_space
         return isinstance(space, spaces.Box) and Bounds(space).at_bound(action)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread, as the collecting processes do: bits may depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _forward(

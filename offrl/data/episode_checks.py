@@ -10,7 +10,8 @@ from gymnasium import spaces
 from offrl.data.boundary_checks import Boundaries
 from offrl.data.column_checks import Columns
 from offrl.data.decision_checks import LogProbs, Masks, Rewards
-from offrl.data.episodes import Episode, digest, leaves
+from offrl.data.episode_facts import contents
+from offrl.data.episodes import Episode, leaves
 from offrl.data.findings import Found, listed, place
 from offrl.data.limits import out_of_bounds
 from offrl.data.spec import Spec
@@ -45,7 +46,7 @@ class Watch:
         yield from self._ends(number, episode)
         yield from self._finite(number, episode)
         yield from self._bounds(number, episode)
-        twin = self._digests.setdefault(_contents(episode), number)
+        twin = self._digests.setdefault(contents(episode), number)
         if twin != number:
             message = f"episodes repeat earlier ones, as episode {number} does episode {twin}"
             # Of few values, or one step long, two episodes are alike by chance.
@@ -230,20 +231,6 @@ class Watch:
             repeats = sum(int((one[1:] == one[:-1]).sum()) for one in self._rows)
             minor = repeats < REPEATED_SHARE * len(rows)
             yield Found("duplicate-row", "", message, where, again, minor)
-
-
-def _contents(episode: Episode) -> str:
-    """A digest of what happened, without what was said of the behaviour."""
-    return digest(
-        Episode(
-            0,
-            episode.observations,
-            episode.actions,
-            episode.rewards,
-            episode.terminations,
-            episode.truncations,
-        )
-    )
 
 
 def _outside(

@@ -2,14 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from offrl.checkpoint import TrainedRun, load_run
 from offrl.data.dataset import Dataset, load
@@ -20,6 +18,7 @@ from offrl.errors import ConfigError, CorruptDataError, IncompatibleVersionError
 from offrl.evaluation.references import Reference, lookup, require_apart
 from offrl.evaluation.rollouts import Env, rollout
 from offrl.evaluation.summary import Evaluation, SeedEvaluation, seed_evaluation, summarise
+from offrl.policy import threads
 from offrl.run import FORMAT
 
 RESULT = "result.json"
@@ -63,7 +62,7 @@ def evaluate(
     notes = [*judged.notes, *stage.notes, *_stopped(kept, judged)]
     found: list[SeedEvaluation] = []
     for number, (training_seed, step, policy) in enumerate(judged.policies):
-        with _one_thread():
+        with threads(1):
             played = rollout(
                 policy.act,
                 policy.spec,
@@ -184,17 +183,6 @@ def _reference(stage: _Stage, judged: _Judged) -> Reference | None:
     else:
         found = lookup(stage.env_id)
     return None if found is None else require_apart(found)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The last bits of a matrix product depend on the number of threads; the result must not."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _stopped(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
