@@ -68,6 +68,7 @@ def _ordered(
 ) -> Iterator[Episode]:
     holding = [0] * len(processes)  # numbers that each process has and has not played
     early: dict[int, tuple[dict[str, Any], bytes]] = {}
+    failed: set[int] = set()  # processes that ended on an error; it is raised in its turn
     wanted = following = first
     while stop is None or wanted < stop:
         for depth in range(_AHEAD):
@@ -79,10 +80,14 @@ def _ordered(
                     following += 1
         k, message = arrived.get()
         if message is None:
+            if k in failed:
+                continue
             raise _ended(processes[k])
         header, _ = message
         if header["episode"] is None:
             raise _unmade(header)
+        if "error" in header:
+            failed.add(k)
         holding[k] -= 1
         early[header["episode"]] = message
         while wanted in early:

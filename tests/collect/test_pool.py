@@ -153,9 +153,13 @@ class TestAPolicyThatRaises:
         self, tmp_path: Path
     ) -> None:
         path = tmp_path / "mine.py"
+        # The eighth takes long: with two processes the ninth has failed well before it ends.
         path.write_text(
+            "import time\n"
             "import numpy as np\n"
             "def act(obs, rng):\n"
+            "    if rng.bit_generator.seed_seq.spawn_key[1] == 8:\n"
+            "        time.sleep(0.1)\n"
             "    if rng.bit_generator.seed_seq.spawn_key[1] == 9 and abs(obs[0]) > 0.05:\n"
             "        raise ZeroDivisionError('by nothing')\n"
             "    return int(rng.integers(2)), -np.log(2.0)\n"
