@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from offrl.data.writer import Writer
     from offrl.errors import OffrlError
     from offrl.evaluation.evaluate import Evaluation, evaluate
+    from offrl.grid import fit_grid
     from offrl.learner import Learner
     from offrl.policy import Policy
     from offrl.training import fit
@@ -45,6 +46,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "export_file": "data.formats.export",
     "fit": "training",
+    "fit_grid": "grid",
     "import_file": "data.formats",
     "load": "data.dataset",
     "load_policy": "checkpoint",
@@ -70,6 +72,7 @@ __all__ = [
     "evaluate",
     "export_file",
     "fit",
+    "fit_grid",
     "import_file",
     "load",
     "load_policy",
