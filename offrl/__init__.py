@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from offrl.grid import fit_grid
     from offrl.learner import Learner
     from offrl.policy import Policy
+    from offrl.sweeps.run import sweep
     from offrl.training import fit
 
     __version__: str
@@ -52,6 +53,7 @@ _HOME = {
     "load_policy": "checkpoint",
     "load_run": "checkpoint",
     "record": "collect.recorder",
+    "sweep": "sweeps.run",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "load_policy",
     "load_run",
     "record",
+    "sweep",
 ]
 
 

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,7 @@ def _compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
     return True, ["Compiling the update: the first steps take up to a minute."]
 
 
+@cache
 def _compile_fault(device: str) -> str | None:
     """Why torch cannot compile on this machine, found by trying; None where it can."""
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):

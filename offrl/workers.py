@@ -118,7 +118,7 @@ def work(
 ) -> int:
     """Train what ALGO RUN SEED [RUN SEED ...] names; the exit status."""
     algo, folders, seeds = words[0], words[1::2], words[2::2]
-    _stop_with_parent()
+    stop_with_parent()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints must not be read as an event
     try:
@@ -140,9 +140,12 @@ def work(
     return 0
 
 
-def _stop_with_parent() -> None:
+def stop_with_parent(
+    take: Callable[[bytes | None], None] | None = None, busy: Callable[[], bool] = lambda: True
+) -> None:
     """Raise KeyboardInterrupt in the main thread, once, when standard input closes.
 
+    Lines that arrive before go to `take`, then None; a worker that is not busy ends by that.
     Ctrl-C in a terminal reaches every process of it; it is left to the parent, which closes our
     input, so that one stop cannot interrupt the saving that another began.
     """
@@ -152,11 +155,18 @@ def _stop_with_parent() -> None:
         raise KeyboardInterrupt
 
     def watch() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the process ends
-            pass
-        _thread.interrupt_main(signal.SIGTERM)
-        time.sleep(GRACE)
-        os._exit(1)
+        rest = b""
+        while chunk := os.read(0, 65536):  # not sys.stdin: its lock would be held at the end
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if take:
+                    take(line)
+        if take:
+            take(None)
+        if busy():
+            _thread.interrupt_main(signal.SIGTERM)
+            time.sleep(GRACE)
+            os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
