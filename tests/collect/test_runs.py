@@ -134,3 +134,25 @@ class TestARun:
             record(env="CartPole-v1", policies=f"run:{run}", episodes=1, out="me/a-v0")
         with pytest.raises(NotFoundError, match="There is no run"):
             load_agent("run:nowhere", OBS, BOX)
+
+    @pytest.mark.parametrize(
+        ("algo", "recipe", "env", "option"),
+        [
+            ("td3-bc", "offrl/pendulum/medium-v0", "Pendulum-v1", "noise=0.1"),
+            ("dqn", "offrl/cartpole/medium-v0", "CartPole-v1", "epsilon=0.1"),
+        ],
+    )
+    def test_without_a_distribution_of_its_own_is_logged_with_noise(
+        self, algo: str, recipe: str, env: str, option: str, tmp_path: Path
+    ) -> None:
+        data = record(recipe, episodes=2, out="me/log-v0")
+        offrl.fit(algo, data, steps=4, out=tmp_path / "run", hidden_size=8)
+        name = f"run:{tmp_path / 'run'}"
+        found = record(env=env, episodes=1, policies=f"{name},{option}", out="me/a-v0")
+        assert found.log_prob == "logged"
+        with pytest.raises(ConfigError, match="no distribution of its own"):
+            record(env=env, episodes=1, policies=f"{name},stochastic", out="me/b-v0")
+        trained = offrl.load_policy(str(tmp_path / "run"))
+        for episode in record(env=env, episodes=1, policies=name, out="me/c-v0"):
+            predicted = trained.predict(episode.observations[:-1])
+            np.testing.assert_allclose(episode.actions, predicted, atol=1e-5)
