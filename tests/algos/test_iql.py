@@ -129,9 +129,9 @@ def implicit(expectile: float) -> tuple[np.ndarray, np.ndarray]:
 def test_on_a_whole_log_it_reaches_its_fixed_point_and_the_policy_of_its_advantages(
     expectile: float,
 ):
-    log, settings = exact_log(CERTAIN, MU, parts=10), {"discount": 0.5, "target_rate": 0.5}
-    chosen = {"expectile": expectile, "inverse_temperature": 0.5, "weight_cap": 1e9}
-    found = Settled("iql", log, COOLING, **settings, **chosen)
+    log = exact_log(CERTAIN, MU, parts=10)
+    settings: Any = {"expectile": expectile, "inverse_temperature": 0.5, "weight_cap": 1e9}
+    found = Settled("iql", log, COOLING, discount=0.5, target_rate=0.5, **settings)
     q, v = implicit(expectile)
     assert np.allclose(found.nets.value(found.sight).detach(), v, atol=1e-4)
     assert np.allclose(found.nets.critic(found.sight).detach(), q, atol=1e-4)
