@@ -35,13 +35,26 @@ class Peers:
         object.__setattr__(self, "conversion", conversion)
 
 
+class Traced:
+    """Marks a float setting that losses read from the state, by `nets.scalar(name)`.
+
+    One compiled update then serves every value of it.
+    """
+
+
+TRACED = Traced()
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
     """Settings that every algorithm has; scalars only, so a field is one flag and one TOML line."""
 
     discount: Annotated[float, "Weight of the next step's value.", Peers("gamma")] = 0.99
     lr: Annotated[
-        float, "Adam's learning rate.", Peers("learning_rate", "actor_lr", "critic_lr", "policy_lr")
+        float,
+        "Adam's learning rate.",
+        Peers("learning_rate", "actor_lr", "critic_lr", "policy_lr"),
+        TRACED,
     ] = 3e-4
     batch_size: Annotated[int, "Transitions in a gradient step.", Peers("minibatch_size")] = 256
     hidden_size: Annotated[int, "Units of a hidden layer.", Peers("hidden_dim", "width")] = 256
@@ -68,6 +81,63 @@ class AlgorithmConfig:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class CriticConfig(AlgorithmConfig):
+    """Settings of every algorithm that learns Q against a slow copy of itself."""
+
+    target_rate: Annotated[
+        float,
+        "How far a target moves towards its network when it moves; 1 copies.",
+        Peers("tau", "polyak", "soft_target_tau"),
+        TRACED,
+    ] = 0.005
+    critics: Annotated[
+        int, "Q functions, trained side by side.", Peers("n_critics", "num_critics", "ensemble")
+    ] = 2
+    layer_norm: Annotated[
+        bool, "Layer normalisation in the critics.", Peers("critic_ln", "use_layer_norm")
+    ] = False
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {
+            "target_rate": (0 < self.target_rate <= 1, "above 0 and up to 1"),
+            "critics": (self.critics > 0, "at least 1"),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayedConfig(CriticConfig):
+    """Settings of every algorithm whose deterministic policy follows smoothed critics, delayed.
+
+    Distances of actions are in half ranges of their bounds.
+    """
+
+    smoothing: Annotated[
+        float,
+        "Standard deviation of the noise on target actions.",
+        Peers("policy_noise", "target_policy_noise", "target_smoothing_sigma"),
+        TRACED,
+    ] = 0.2
+    smoothing_clip: Annotated[
+        float,
+        "Largest noise on a target action.",
+        Peers("noise_clip", "target_noise_clip", "target_smoothing_clip"),
+        TRACED,
+    ] = 0.5
+    policy_period: Annotated[
+        int,
+        "Critic steps to one step of the policy and the targets.",
+        Peers("policy_freq", "policy_delay", "update_actor_interval"),
+    ] = 2
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {
+            "smoothing": (self.smoothing >= 0, "0 or more"),
+            "smoothing_clip": (self.smoothing_clip >= 0, "0 or more"),
+            "policy_period": (self.policy_period > 0, "at least 1"),
+        }
+
+
 @dataclass(frozen=True)
 class Field:
     """One setting as the command line and TOML see it."""
@@ -79,13 +149,15 @@ class Field:
     peers: tuple[str, ...] = ()
     conversion: str = ""
     choices: tuple[str, ...] = ()
+    traced: bool = False
 
 
 def fields_of(config: type[AlgorithmConfig]) -> list[Field]:
     """The settings of a configuration class, in order of declaration, its own before the shared."""
-    hints, shared = type_hints(config, include_extras=True), type_hints(AlgorithmConfig)
+    hints = type_hints(config, include_extras=True)
     found = [_field(f.name, hints[f.name], f.default) for f in fields(config)]
-    return sorted(found, key=lambda f: f.name in shared)
+    shared = [type_hints(base) for base in (CriticConfig, AlgorithmConfig)]
+    return sorted(found, key=lambda f: sum(f.name in names for names in shared))
 
 
 def _field(name: str, hint: Any, default: Any) -> Field:
@@ -98,7 +170,10 @@ def _field(name: str, hint: Any, default: Any) -> Field:
         )
     peers = next((n for n in notes if isinstance(n, Peers)), Peers())
     text = next((n for n in notes if isinstance(n, str)), "")
-    return Field(name, kind, default, text, peers.names, peers.conversion, choices)
+    traced = any(isinstance(n, Traced) for n in notes)
+    if traced and kind is not float:
+        raise ConfigError(f"The setting '{name}' is traced, so it must be a float.")
+    return Field(name, kind, default, text, peers.names, peers.conversion, choices, traced)
 
 
 C = TypeVar("C", bound=AlgorithmConfig)
@@ -179,6 +254,21 @@ class Algorithm(ABC, Generic[C]):
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
         """One gradient step: a pure function, the same for eager, compiled and vmapped runs."""
 
+    def rates(self) -> dict[str, float]:
+        """Learning rates of the networks that do not have `lr`."""
+        return {}
+
+    def scalars(self) -> dict[str, float]:
+        """Running numbers of the algorithm's own: name -> what they start at.
+
+        They live in the state beside the traced settings; `learner.note(name=...)` sets one.
+        """
+        return {}
+
+    def facts(self, table: Table) -> dict[str, str]:
+        """What a reader of the results must know of how this data was used; for result.json."""
+        return {}
+
     def least_steps(self) -> int:
         """The fewest steps after which the policy has learned anything."""
         return 1
@@ -200,8 +290,18 @@ class Algorithm(ABC, Generic[C]):
         return "update"
 
     def refreshes(self, step: int) -> bool:
-        """Whether `columns` are computed anew before this step. A pure function of step."""
+        """Whether the algorithm takes a `turn` and computes `columns` anew before this step.
+
+        A pure function of step.
+        """
         return False
+
+    def turn(self, learner: Learner, table: Table, step: int) -> Learner:
+        """What happens to the state before `columns` are computed, such as handing over networks.
+
+        A pure function of its arguments: resuming at `step` takes the turn again.
+        """
+        return learner
 
     def columns(self, learner: Learner, table: Table, step: int) -> dict[str, Tensor]:
         """Columns [N] over all transitions, computed from the state at `step`."""
@@ -223,8 +323,15 @@ def start(
     modules = {name: m.to(like.device, like.dtype) for name, m in modules.items()}
     set_precision(modules.values(), precision)
     fit_statistics(modules.values(), statistics(table, algorithm.config))
-    rates = {name: float(algorithm.config.lr) for name in modules}
-    return modules, initial_state(modules, algorithm.targets, rates)
+    rates = {name: float(algorithm.config.lr) for name in modules} | algorithm.rates()
+    scalars = traced_settings(algorithm.config) | algorithm.scalars()
+    return modules, initial_state(modules, algorithm.targets, rates, scalars)
+
+
+def traced_settings(config: AlgorithmConfig) -> dict[str, float]:
+    """The traced settings of a configuration; the learning rate is kept by Adam."""
+    names = [f.name for f in fields_of(type(config)) if f.traced and f.name != "lr"]
+    return {name: float(getattr(config, name)) for name in names}
 
 
 def statistics(table: Table, config: AlgorithmConfig) -> dict[str, Tensor]:

@@ -1,17 +1,18 @@
 """What a training run reports, as it happens."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Started:
-    """A seed begins, or goes on, at `step`."""
+    """A seed begins, or goes on, at `step`; `facts` are the algorithm's, for result.json."""
 
     seed: int
     step: int
     notes: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

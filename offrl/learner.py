@@ -2,7 +2,8 @@
 
     state = {"params":  {network: {name: tensor}},     targets are networks called target_<name>
              "buffers": {network: {name: tensor}},     normalisation statistics; never trained
-             "adam":    {network: {"m", "v": {name: tensor}, "t": 0-d, "lr": 0-d}}}
+             "adam":    {network: {"m", "v": {name: tensor}, "t": 0-d, "lr": 0-d}},
+             "scalars": {name: 0-d}}             settings that may vary by run, and running numbers
 
 Whatever may vary by step or by grid point is a 0-d tensor in the state, never a Python number, so
 one compiled graph serves a whole run and `torch.func.vmap` serves many seeds.
@@ -31,8 +32,9 @@ Params = dict[str, dict[str, Tensor]]
 class Nets:
     """`nets.policy(obs)` calls the module `policy` with the state's parameters."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], params: Params, buffers: Params) -> None:
-        self._modules, self._params, self._buffers = modules, params, buffers
+    def __init__(self, modules: Mapping[str, nn.Module], state: State, params: Params) -> None:
+        self._modules, self._params, self._buffers = modules, params, state["buffers"]
+        self._scalars: dict[str, Tensor] = state["scalars"]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         module = self._modules[name.removeprefix("target_")]
@@ -42,6 +44,10 @@ class Nets:
     def buffer(self, network: str, name: str) -> Tensor:
         """A normalisation statistic of a network."""
         return self._buffers[network][name]
+
+    def scalar(self, name: str) -> Tensor:
+        """A traced setting, or a running number of the algorithm, 0-d."""
+        return self._scalars[name]
 
 
 class Learner:
@@ -53,7 +59,15 @@ class Learner:
     @property
     def nets(self) -> Nets:
         """The networks with the parameters of this state."""
-        return Nets(self.modules, self.state["params"], self.state["buffers"])
+        return Nets(self.modules, self.state, self.state["params"])
+
+    def scalar(self, name: str) -> Tensor:
+        """A traced setting, or a running number of the algorithm, 0-d."""
+        return self.state["scalars"][name]
+
+    def count(self, network: str) -> Tensor:
+        """Steps that Adam has taken with a network, 0-d: what a schedule is a function of."""
+        return self.state["adam"][network]["t"]
 
     def descend(
         self,
@@ -62,27 +76,33 @@ class Learner:
         batch: Batch,
         *,
         at: "Learner | None" = None,
+        max_norm: float | None = None,
+        rate: float | Tensor = 1.0,
     ) -> "tuple[Learner, Metrics]":
         """One Adam step of the networks `names` on `loss(nets, batch) -> (scalar, metrics)`.
 
         Gradients flow into those networks only. `at` gives the parameters at which the loss is
-        taken where the authors use older ones than those that are stepped.
+        taken where the authors use older ones than those that are stepped. A network's gradient
+        longer than `max_norm` is scaled down to it; `rate` multiplies the learning rate.
         """
         names = (names,) if isinstance(names, str) else names
         params: Params = (at or self).state["params"]
 
         # Quoted, since an annotation of an inner function is evaluated, which dynamo cannot trace.
         def objective(moving: "Params") -> "tuple[Tensor, Metrics]":
-            nets = Nets(self.modules, {**params, **moving}, self.state["buffers"])
-            return loss(nets, batch)
+            return loss(Nets(self.modules, self.state, {**params, **moving}), batch)
 
         grads, metrics = gradients(objective, {n: params[n] for n in names})
         new_params, new_adam = dict(self.state["params"]), dict(self.state["adam"])
         for name in names:
-            norm = sum(g.square().sum() for g in grads[name].values())
-            metrics = {**metrics, f"{name}/grad_norm": torch.as_tensor(norm).sqrt()}
+            grad = grads[name]
+            norm = torch.stack([g.square().sum() for g in grad.values()]).sum().sqrt()
+            metrics = {**metrics, f"{name}/grad_norm": norm}
+            if max_norm is not None:
+                scale = (max_norm / (norm + 1e-6)).clamp(max=1)
+                grad = {k: g * scale for k, g in grad.items()}
             new_params[name], new_adam[name] = adam(
-                self.state["params"][name], grads[name], self.state["adam"][name]
+                self.state["params"][name], grad, self.state["adam"][name], rate
             )
         return self._with(params=new_params, adam=new_adam), metrics
 
@@ -93,8 +113,19 @@ class Learner:
         """
         params: Params = self.state["params"]
         online, target = params[name], params[f"target_{name}"]
-        moved = {key: target[key] + rate * (online[key] - target[key]) for key in target}
+        moved = {key: torch.lerp(target[key], online[key], rate) for key in target}
         return self._with(params={**params, f"target_{name}": moved})
+
+    def copy(self, name: str, into: str) -> "Learner":
+        """Give the network `into` the parameters of the network `name`, and a fresh Adam."""
+        params, moments = self.state["params"], self.state["adam"]
+        copied = {key: tensor.clone() for key, tensor in params[name].items()}
+        adam = {**moments, into: _adam_state(copied, moments[into]["lr"])}
+        return self._with(params={**params, into: copied}, adam=adam)
+
+    def note(self, **scalars: Tensor) -> "Learner":
+        """Set scalars of the state, each 0-d and of the name that `Algorithm.scalars` gave it."""
+        return self._with(scalars={**self.state["scalars"], **scalars})
 
     def _with(self, **changes: Any) -> "Learner":
         return Learner(self.modules, {**self.state, **changes})
@@ -125,19 +156,25 @@ def _transformed() -> bool:
 
 
 def adam(
-    params: dict[str, Tensor], grads: dict[str, Tensor], state: dict[str, Any]
+    params: dict[str, Tensor],
+    grads: dict[str, Tensor],
+    state: dict[str, Any],
+    rate: float | Tensor = 1.0,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Adam with beta 0.9, 0.999 and epsilon 1e-8 (Kingma & Ba 2015, 1412.6980, algorithm 1)."""
     t = state["t"] + 1
     m = {k: state["m"][k].lerp(g, 0.1) for k, g in grads.items()}
     v = {k: state["v"][k].lerp(g * g, 0.001) for k, g in grads.items()}
-    rate, root = state["lr"] / (1 - 0.9**t), (1 - 0.999**t).sqrt()
-    new = {k: p - rate * m[k] / (v[k].sqrt() / root + 1e-8) for k, p in params.items()}
+    length, root = rate * state["lr"] / (1 - 0.9**t), (1 - 0.999**t).sqrt()
+    new = {k: p - length * m[k] / (v[k].sqrt() / root + 1e-8) for k, p in params.items()}
     return new, {"m": m, "v": v, "t": t, "lr": state["lr"]}
 
 
 def initial_state(
-    modules: Mapping[str, nn.Module], targets: tuple[str, ...], learning_rates: Mapping[str, float]
+    modules: Mapping[str, nn.Module],
+    targets: tuple[str, ...],
+    learning_rates: Mapping[str, float],
+    scalars: Mapping[str, float] | None = None,
 ) -> State:
     """The state of freshly made modules; a target starts equal to its network, never aliased."""
 
@@ -147,18 +184,23 @@ def initial_state(
     params = {name: copies(module.named_parameters()) for name, module in modules.items()}
     buffers = {name: copies(module.named_buffers()) for name, module in modules.items()}
     adam_state = {
-        name: {
-            "m": {k: torch.zeros_like(p) for k, p in params[name].items()},
-            "v": {k: torch.zeros_like(p) for k, p in params[name].items()},
-            "t": _like(params[name], 0.0),
-            "lr": _like(params[name], rate),
-        }
+        name: _adam_state(params[name], _like(params[name], rate))
         for name, rate in learning_rates.items()
     }
+    numbers = {k: _like(next(iter(params.values())), v) for k, v in (scalars or {}).items()}
     for name in targets:
         params[f"target_{name}"] = {k: p.clone() for k, p in params[name].items()}
         buffers[f"target_{name}"] = {k: b.clone() for k, b in buffers[name].items()}
-    return {"params": params, "buffers": buffers, "adam": adam_state}
+    return {"params": params, "buffers": buffers, "adam": adam_state, "scalars": numbers}
+
+
+def _adam_state(params: dict[str, Tensor], lr: Tensor) -> dict[str, Any]:
+    return {
+        "m": {k: torch.zeros_like(p) for k, p in params.items()},
+        "v": {k: torch.zeros_like(p) for k, p in params.items()},
+        "t": torch.zeros_like(lr),
+        "lr": lr,
+    }
 
 
 def _like(tensors: dict[str, Tensor], value: float) -> Tensor:
@@ -221,8 +263,8 @@ def steps(
 ) -> Iterator[Progress]:
     """Take gradient steps start.step .. stop - 1 and yield after each.
 
-    Columns are recomputed where the algorithm refreshes, from the state at that moment (the
-    anchor), so a run that is resumed in mid-pass recomputes exactly what it had.
+    Where the algorithm refreshes, the state takes its `turn` and columns are recomputed from it
+    (the anchor), so a run that is resumed in mid-pass recomputes exactly what it had.
 
     Raises NumericsError before a step that is not finite: the last Progress yielded is good.
     """
@@ -230,6 +272,7 @@ def steps(
     state, anchor, refreshed = start.state, start.anchor, False
     for step in range(start.step, stop):
         if algorithm.refreshes(step):
+            state = algorithm.turn(Learner(modules, state), sampler.table, step).state
             anchor, refreshed = state, False
         if not refreshed:
             since = last_refresh(algorithm, step)

@@ -72,3 +72,75 @@ def explained_variance(target: Tensor, prediction: Tensor) -> Tensor:
     """1 - Var(target - prediction) / Var(target); 1 is perfect, 0 no better than the mean."""
     variance = target.var(correction=0)
     return 1 - (target - prediction).var(correction=0) / variance.clamp(min=1e-12)
+
+
+def td_target(
+    reward: Tensor, next_value: Tensor, terminated: Tensor, discount: Tensor | float
+) -> Tensor:
+    """r + discount * (1 - terminated) * next_value, [B]; a truncated row bootstraps."""
+    return reward + discount * (1 - terminated) * next_value
+
+
+def squared_error(q: Tensor, target: Tensor) -> Tensor:
+    """Mean over the batch of (q - target)^2, summed over members: q [M, B], target [B]."""
+    return (q - target).square().mean(-1).sum()
+
+
+def critic_loss(q: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """`squared_error` of logged actions' values q [M, B] against `target` [B], and its metrics."""
+    loss = squared_error(q, target)
+    return loss, {"critic/loss": loss, **value_metrics(q, target)}
+
+
+def expectile_loss(difference: Tensor, expectile: Tensor | float) -> Tensor:
+    """mean |expectile - 1(u < 0)| u^2 with u = target - prediction (IQL, 2110.06169, eq. 5)."""
+    below = (difference < 0).to(difference.dtype)
+    return ((expectile - below).abs() * difference.square()).mean()
+
+
+def smoothed(
+    action: Tensor,
+    noise: Tensor,
+    std: Tensor,
+    limit: Tensor,
+    low: Tensor,
+    high: Tensor,
+) -> Tensor:
+    """Target policy smoothing: clip(action + clip(std * noise, -limit, limit), low, high).
+
+    `std` and `limit` are in units of the action's half range (TD3, 1802.09477, eq. 14).
+    """
+    half = (high - low) / 2
+    shift = (std * noise).clamp(-limit, limit) * half
+    return torch.clamp(action + shift, low, high)
+
+
+def relative_value(q: Tensor, weight: Tensor | float) -> Tensor:
+    """weight * mean(q) / mean |q|, the size a constant (TD3+BC, 2106.06860, eq. 5)."""
+    return weight * q.mean() / q.detach().abs().mean().clamp(min=1e-8)
+
+
+def chosen(values: Tensor, action: Tensor) -> Tensor:
+    """values[..., b, action[b]]: from [..., B, n] and [B] int64 to [..., B]."""
+    index = action.expand(values.shape[:-1]).unsqueeze(-1)
+    return values.gather(-1, index).squeeze(-1)
+
+
+def action_distance(action: Tensor, logged: Tensor, half: Tensor) -> Tensor:
+    """Root mean square distance of actions [B, A] from logged ones, in half ranges."""
+    return ((action - logged) / half).square().mean().sqrt()
+
+
+def differing_share(action: Tensor, logged: Tensor) -> Tensor:
+    """Share of discrete actions [B] that are not the logged ones."""
+    return (action != logged).to(torch.get_default_dtype()).mean()
+
+
+def value_metrics(q: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """What the over-estimation watch reads of logged actions' values q [M, B], and the error."""
+    return {
+        "critic/q_mean": q.mean(),
+        "critic/q_abs_mean": q.abs().mean(),
+        "critic/q_abs_max": q.abs().max(),
+        "critic/td_error": (q - target).abs().mean(),
+    }

@@ -45,11 +45,69 @@ class MLP(nn.Module):
         return self.head(x.to(self.head.weight.dtype))
 
 
+class EnsembleLinear(nn.Module):
+    """Affine maps of M networks at once: [M, B, n_in] -> [M, B, n_out]."""
+
+    def __init__(self, members: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)  # torch's own initialisation of a linear layer
+        self.weight = nn.Parameter(torch.empty(members, n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, n_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, members: int) -> Tensor:
+        return torch.baddbmm(self.bias[:members], x, self.weight[:members])
+
+
+class EnsembleHidden(EnsembleLinear):
+    """Hidden layers of M networks, whose products alone run in `compute_dtype`."""
+
+    compute_dtype: torch.dtype | None = None
+
+    def forward(self, x: Tensor, members: int) -> Tensor:
+        if self.compute_dtype is None:
+            return super().forward(x, members)
+        low = self.compute_dtype
+        weight, bias = self.weight[:members].to(low), self.bias[:members].to(low)
+        return torch.baddbmm(bias, x.to(low), weight)
+
+
+class Ensemble(nn.Module):
+    """M equal MLPs of independent parameters: [B, n_in] -> [M, B, n_out].
+
+    `layer_norm` puts a normalisation before each ReLU (RLPD, Ball et al. 2023, 2302.02948).
+    """
+
+    def __init__(
+        self,
+        members: int,
+        n_in: int,
+        n_out: int,
+        hidden_size: int,
+        hidden_layers: int,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [n_in] + [hidden_size] * hidden_layers
+        self.hidden = nn.ModuleList(EnsembleHidden(members, a, b) for a, b in pairwise(widths))
+        self.norm = nn.ModuleList(nn.LayerNorm(b) for b in widths[1:] if layer_norm)
+        self.head = EnsembleLinear(members, widths[-1], n_out)
+        self.members = members
+
+    def forward(self, x: Tensor, members: int | None = None) -> Tensor:
+        """Outputs of the first `members` networks, of all by default."""
+        members = self.members if members is None else members
+        x = x.expand(members, *x.shape)
+        for i, layer in enumerate(self.hidden):
+            x = layer(x, members)
+            x = torch.relu(self.norm[i](x.to(self.head.weight.dtype)) if self.norm else x)
+        return self.head(x.to(self.head.weight.dtype), members)
+
+
 def set_precision(modules: Iterable[nn.Module], precision: str) -> None:
     """Run hidden layers in bfloat16 for "bf16", in the parameters' own type for "fp32"."""
     for module in modules:
         for layer in module.modules():
-            if isinstance(layer, Hidden):
+            if isinstance(layer, Hidden | EnsembleHidden):
                 layer.compute_dtype = torch.bfloat16 if precision == "bf16" else None
 
 
@@ -142,15 +200,93 @@ class Categorical(NamedTuple):
         return -(self.log_probs.exp() * self.log_probs).sum(-1).mean()
 
 
+class Squashed(NamedTuple):
+    """tanh of N(mean, std), stretched to the bounds: the policy of SAC (1812.05905, appendix C)."""
+
+    mean: Tensor  # [B, A], before the tanh
+    log_std: Tensor  # [B, A]
+    low: Tensor  # [A]
+    high: Tensor  # [A]
+
+    def mode(self) -> Tensor:
+        """tanh(mean), [B, A]: not the mean of the squashed distribution."""
+        return self._stretch(torch.tanh(self.mean))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions [..., A] from standard normal `noise` [..., A]."""
+        return self._stretch(torch.tanh(self.mean + self.log_std.exp() * noise))
+
+    def scored_sample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions from `noise` and their log densities [...], differentiable in both."""
+        u = self.mean + self.log_std.exp() * noise
+        return self._stretch(torch.tanh(u)), self._log_density(u, noise)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log density in environment units, [B]; an action at a bound counts just inside it."""
+        half = (self.high - self.low) / 2
+        inside = ((action - self.low) / half - 1).clamp(-1 + 1e-5, 1 - 1e-5)
+        u = torch.atanh(inside)
+        return self._log_density(u, (u - self.mean) / self.log_std.exp())
+
+    def log_density(self, action: Tensor) -> Tensor:
+        """The same as `log_prob`: nothing is clipped when acting."""
+        return self.log_prob(action)
+
+    @property
+    def log_half(self) -> Tensor:
+        """Sum of log half ranges, 0-d: a log density plus this is one over [-1, 1]."""
+        return ((self.high - self.low) / 2).log().sum()
+
+    def _log_density(self, u: Tensor, z: Tensor) -> Tensor:
+        normal = -0.5 * z.square() - self.log_std - 0.5 * LOG_2PI
+        # log(1 - tanh(u)^2) without cancellation: exact far out, where 1 - tanh^2 rounds to 0
+        squash = 2 * (math.log(2) - u - functional.softplus(-2 * u))
+        return (normal - squash).sum(-1) - self.log_half
+
+    def _stretch(self, squashed: Tensor) -> Tensor:
+        half = (self.high - self.low) / 2
+        return torch.clamp(self.low + half * (1 + squashed), self.low, self.high)
+
+
+class Greedy(NamedTuple):
+    """The action of the largest value, always."""
+
+    value: Tensor  # [B, n], Q(s, .)
+
+    def mode(self) -> Tensor:
+        """The action, [B]; of equal values the first."""
+        return self.value.argmax(-1)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """[B, n]: 0 at the action, -infinity elsewhere."""
+        chosen = functional.one_hot(self.mode(), self.value.shape[-1])
+        return chosen.to(self.value.dtype).log()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The mode, whatever the noise."""
+        return self.mode()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[B]: 0 for the action that is taken, -infinity for others."""
+        return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
 class Deterministic(NamedTuple):
     """One action an observation; it has no density."""
 
     action: Tensor  # [B, A]
-    half: Tensor  # [A], half the range of the bounds
+    low: Tensor  # [A]
+    high: Tensor  # [A]
 
     def mode(self) -> Tensor:
         """The action itself."""
         return self.action
+
+    @property
+    def half(self) -> Tensor:
+        """Half the range of the bounds, [A]."""
+        return (self.high - self.low) / 2
 
 
 class Head(nn.Module):
@@ -199,9 +335,9 @@ class DeterministicPolicy(Head):
         self.register_buffer("action_high", torch.ones(action_dim))
 
     def forward(self, obs: Tensor) -> Deterministic:
-        half = (self.action_high - self.action_low) / 2
-        mean = self.action_low + half * (1 + torch.tanh(self.net(self.normalize(obs))))
-        return Deterministic(torch.clamp(mean, self.action_low, self.action_high), half)
+        low, high = self.action_low, self.action_high
+        action = low + (high - low) / 2 * (1 + torch.tanh(self.net(self.normalize(obs))))
+        return Deterministic(torch.clamp(action, low, high), low, high)
 
 
 class CategoricalPolicy(Head):
@@ -214,6 +350,113 @@ class CategoricalPolicy(Head):
 
     def forward(self, obs: Tensor) -> Categorical:
         return Categorical(torch.log_softmax(self.net(self.normalize(obs)), -1))
+
+
+class SquashedPolicy(Head):
+    """Tanh-squashed Gaussian with a log-std in [-20, 2] that depends on the state."""
+
+    action_low: Tensor
+    action_high: Tensor
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, 2 * action_dim, hidden_size, hidden_layers)
+        self.register_buffer("action_low", -torch.ones(action_dim))
+        self.register_buffer("action_high", torch.ones(action_dim))
+
+    def forward(self, obs: Tensor) -> Squashed:
+        mean, log_std = self.net(self.normalize(obs)).chunk(2, -1)
+        return Squashed(mean, log_std.clamp(-20, 2), self.action_low, self.action_high)
+
+
+class GreedyPolicy(Head):
+    """Q(s, .) over discrete actions, stretched to the returns of the data; the best one acts."""
+
+    return_mean: Tensor
+    return_std: Tensor
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+
+    def forward(self, obs: Tensor) -> Greedy:
+        return Greedy(self.return_mean + self.return_std * self.net(self.normalize(obs)))
+
+
+class Critic(nn.Module):
+    """Q(s, a) of M members, [M, B]: actions are taken in units of their half range."""
+
+    action_low: Tensor
+    action_high: Tensor
+    return_mean: Tensor
+    return_std: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden_size: int,
+        hidden_layers: int,
+        members: int = 2,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        width = obs_dim + action_dim
+        self.net = Ensemble(members, width, 1, hidden_size, hidden_layers, layer_norm)
+        self.register_buffer("action_low", -torch.ones(action_dim))
+        self.register_buffer("action_high", torch.ones(action_dim))
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+
+    def forward(self, obs: Tensor, action: Tensor, members: int | None = None) -> Tensor:
+        """Values of the first `members`, of all by default."""
+        half = (self.action_high - self.action_low) / 2
+        scaled = (action - self.action_low) / half - 1
+        out = self.net(torch.cat([self.normalize(obs), scaled], -1), members).squeeze(-1)
+        return self.return_mean + self.return_std * out
+
+
+class DiscreteCritic(nn.Module):
+    """Q(s, .) of M members over n actions, [M, B, n]."""
+
+    return_mean: Tensor
+    return_std: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden_size: int,
+        hidden_layers: int,
+        members: int = 2,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = Ensemble(members, obs_dim, action_dim, hidden_size, hidden_layers, layer_norm)
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+
+    def forward(self, obs: Tensor, members: int | None = None) -> Tensor:
+        """Values of the first `members`, of all by default."""
+        out = self.net(self.normalize(obs), members)
+        return self.return_mean + self.return_std * out
+
+
+class Scalar(nn.Module):
+    """One trained number, such as the log of a temperature."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self) -> Tensor:
+        return self.value
 
 
 class Value(nn.Module):
@@ -237,6 +480,8 @@ HEADS: dict[str, type[Head]] = {
     "gaussian": GaussianPolicy,
     "deterministic": DeterministicPolicy,
     "categorical": CategoricalPolicy,
+    "squashed": SquashedPolicy,
+    "greedy": GreedyPolicy,
 }
 
 

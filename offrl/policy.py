@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from offrl.data.spec import Spec
 from offrl.errors import ConfigError
-from offrl.nn import Categorical, Deterministic
+from offrl.nn import Categorical, Deterministic, Greedy
 
 
 class Policy:
@@ -80,7 +80,7 @@ class Policy:
         return distribution
 
     def _noise(self, distribution: Any, rng: np.random.Generator) -> Tensor:
-        if isinstance(distribution, Categorical):
+        if isinstance(distribution, Categorical | Greedy):
             draws = rng.random(len(distribution.log_probs))
         else:
             draws = rng.standard_normal(tuple(distribution.mean.shape))

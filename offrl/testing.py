@@ -228,6 +228,20 @@ def seeds_run_together_as_alone(algorithm: AlgorithmClass, discrete: bool) -> No
                 assert close, f"seed {k} of eight differs in {name} at stage {stage}"
 
 
+def traced_settings_live_in_the_state(algorithm: AlgorithmClass, discrete: bool) -> None:
+    """One update serves every value of a traced setting, and another value gives another run."""
+    for field in (f for f in fields_of(algorithm.Config) if f.traced):
+        plain = Trial(algorithm, discrete=discrete)
+        value = field.default / 2 or 0.1
+        other = Trial(algorithm, discrete=discrete, settings={field.name: value})
+        modules, _, _ = plain.begin()
+        borrowed = other.run(update=make_update(plain.algorithm, modules)).state
+        alone = other.run().state
+        assert _equal(borrowed, alone), f"{field.name} is read from the configuration"
+        moved = not _equal(alone["params"], plain.run().state["params"])
+        assert moved, f"{field.name} changes nothing"
+
+
 def settings_survive_toml(algorithm: AlgorithmClass, discrete: bool) -> None:
     """Every setting is a documented scalar and comes back from TOML as it was."""
     fields = fields_of(algorithm.Config)
@@ -247,6 +261,7 @@ PROPERTIES: tuple[Callable[[AlgorithmClass, bool], None], ...] = (
     metrics_are_finite_detached_scalars,
     acts_within_bounds_on_raw_observations,
     seeds_run_together_as_alone,
+    traced_settings_live_in_the_state,
     settings_survive_toml,
 )
 

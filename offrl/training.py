@@ -118,19 +118,22 @@ def train(plan: Plan) -> Generator[Event]:
         _write_run(plan)
         finished: list[Finished] = []
         diverged: list[Diverged] = []
+        facts: dict[str, str] = {}
         n = how_many(plan)
         run = spread(plan, n) if n > 1 else train_seeds(plan, plan.run.settings.seeds)
         worked = False
         with closing(run):
             for event in run:
                 worked = worked or isinstance(event, Trained | Saved)
+                if isinstance(event, Started):
+                    facts = event.facts
                 if isinstance(event, Finished):
                     finished.append(event)
                 if isinstance(event, Diverged):
                     diverged.append(event)
                 yield event
         if worked or not (plan.dir / "result.json").exists():
-            _write_result(plan, n, finished, diverged)
+            _write_result(plan, n, finished, diverged, facts)
 
 
 def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
@@ -187,7 +190,7 @@ class _Job:
     def events(self, state: State, update: Update, notes: tuple[str, ...]) -> Generator[Event]:
         """Go on from the newest whole checkpoint, or start."""
         now, fresh = self._resume(state)
-        yield Started(self.seed, now.step, notes)
+        yield Started(self.seed, now.step, notes, self.algorithm.facts(self.sampler.table))
         verdict = self.folder / "diverged.toml"
         if verdict.exists():
             yield Diverged(self.seed, now.step, str(read_toml(verdict)["message"]))
@@ -323,7 +326,13 @@ def _write_run(plan: Plan) -> None:
     write_file(plan.dir / "run.toml", plan.run.to_toml().encode())
 
 
-def _write_result(plan: Plan, n: int, finished: list[Finished], diverged: list[Diverged]) -> None:
+def _write_result(
+    plan: Plan,
+    n: int,
+    finished: list[Finished],
+    diverged: list[Diverged],
+    facts: dict[str, str],
+) -> None:
     path, settings = plan.dir / "result.json", plan.run.settings
     old = json.loads(path.read_text("utf-8")) if path.exists() else {}
     taking = {event.seed: event.seconds for event in finished}
@@ -340,6 +349,7 @@ def _write_result(plan: Plan, n: int, finished: list[Finished], diverged: list[D
         "seeds": list(settings.seeds),
         "held_out_episodes": len(plan.run.held_out),
         "checkpoint": "last",
+        **facts,
         "diverged": {str(event.seed): event.message for event in diverged},
         "steps_per_second": taken / seconds if seconds else None,  # of one process
         "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),

@@ -140,7 +140,7 @@ def test_the_tape_and_torch_func_give_equal_bits(name: str, space: str, dtype: t
 
         def objective(moving: Any, function: Any = function):
             params = {**now.state["params"], **moving}
-            return function(learning.Nets(modules, params, now.state["buffers"]), batch)
+            return function(learning.Nets(modules, now.state, params), batch)
 
         params = {network: now.state["params"][network]}
         taped, metrics = learning.gradients(objective, params)

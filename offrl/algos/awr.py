@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from offrl import losses
-from offrl.algorithm import Algorithm, AlgorithmConfig, Peers
+from offrl.algorithm import TRACED, Algorithm, AlgorithmConfig, Peers
 from offrl.batch import Batch, Table
 from offrl.learner import Learner, Metrics, Nets
 from offrl.nn import Value, policy_head
@@ -33,6 +33,7 @@ class AWRConfig(AlgorithmConfig):
         float,
         "Advantage worth one e-fold of weight; infinity is BC.",
         Peers("beta", "alpha", "weight_temp", "awr_temperature", conversion="ours divides"),
+        TRACED,
     ] = 1.0
     weight_cap: Annotated[
         float, "Largest weight of a transition.", Peers("max_weight", "exp_adv_max", "weight_clip")
@@ -88,7 +89,8 @@ class AWR(Algorithm[AWRConfig]):
     def policy_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Weighted negative log-likelihood of the logged actions."""
         pi, advantage = nets.policy(batch.obs), batch.columns["advantage"]
-        weight = losses.awr_weight(advantage, self.config.temperature, self.config.weight_cap)
+        temperature, cap = nets.scalar("temperature"), self.config.weight_cap
+        weight = losses.awr_weight(advantage, temperature, cap)
         log_prob = pi.log_density(batch.action)
         loss = -(weight * log_prob).mean()
         return loss, {
@@ -96,9 +98,7 @@ class AWR(Algorithm[AWRConfig]):
             "policy/log_prob": log_prob.mean(),
             "policy/entropy": pi.entropy(),
             "policy/weight_ess": losses.effective_share(weight),
-            "policy/weight_capped": losses.capped_share(
-                advantage, self.config.temperature, self.config.weight_cap
-            ),
+            "policy/weight_capped": losses.capped_share(advantage, temperature, cap),
             "policy/weight_max": weight.max(),
             "policy/advantage_mean": advantage.mean(),
             "policy/advantage_std": advantage.std(correction=0),

@@ -79,15 +79,18 @@ def minimiser(loss: Any):
 
 
 class Nets:
-    def __init__(self, policy: Any):
-        self.policy = policy
+    def __init__(self, policy: Any, config: Any):
+        self.policy, self._config = policy, config
+
+    def scalar(self, name: str):
+        return torch.tensor(getattr(self._config, name), dtype=torch.float64)
 
 
 def fixed_point(advantage: Tensor = ADVANTAGE, **changes: Any):
     algorithm = tabular(**changes)
     empty = torch.zeros(100)
     batch = Batch(OBS, ACTION, empty, OBS, empty, empty, {"advantage": advantage}, {})
-    return minimiser(lambda policy: algorithm.policy_loss(Nets(policy), batch)[0])
+    return minimiser(lambda policy: algorithm.policy_loss(Nets(policy, algorithm.config), batch)[0])
 
 
 def close(found: Tensor, expected: list[float]):
@@ -140,7 +143,7 @@ def test_metrics_say_how_many_weights_are_capped_and_how_few_rows_count():
     algorithm = tabular(temperature=0.5, weight_cap=5.0)
     empty = torch.zeros(100)
     batch = Batch(OBS, ACTION, empty, OBS, empty, empty, {"advantage": ADVANTAGE}, {})
-    metrics = algorithm.policy_loss(Nets(Table3()), batch)[1]
+    metrics = algorithm.policy_loss(Nets(Table3(), algorithm.config), batch)[1]
     assert float(metrics["policy/weight_capped"]) == 0.5
     assert float(metrics["policy/weight_max"]) == pytest.approx(5.0)
     weight = torch.tensor([5.0] * 50 + [1.0] * 30 + [math.exp(-2)] * 20)
