@@ -66,15 +66,15 @@ def refused(done: "subprocess.CompletedProcess[str]") -> None:
 def test_while_recording_anew_loses_nothing_and_goes_on_when_there_is_room(disk: Path) -> None:
     assert typed(*COLLECT, "--episodes", 4).returncode == 0
     before = contents(disk)
-    done = typed(*COLLECT, "--episodes", 1000, "--overwrite")
+    done = typed(*COLLECT, "--episodes", 600, "--overwrite")
     refused(done)
     assert contents(disk) == before
     assert load(ID).n_episodes == 4
     assert not list(disk.rglob("*.tmp-*"))
     enlarge(disk)
-    done = typed(*COLLECT, "--episodes", 1000, "--overwrite", "--resume")
+    done = typed(*COLLECT, "--episodes", 600, "--overwrite", "--resume")
     assert done.returncode == 0, done.stderr
-    assert load(ID).n_episodes == 1000
+    assert load(ID).n_episodes == 600
 
 
 def test_while_importing_anew_loses_nothing(disk: Path, tmp_path: Path) -> None:

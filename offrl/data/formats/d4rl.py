@@ -91,7 +91,7 @@ def _declared(file: h5py.File, path: Path) -> dict[str, Declared]:
 def _require_chunks(file: h5py.File, path: Path, key: str) -> None:
     """Raise CorruptDataError where blocks of a column lie outside it; zeros would be read instead.
 
-    The index of the blocks is the one part of such a file that no checksum can cover.
+    Older files have an index of the blocks that no checksum covers.
     """
     column = h5py.h5d.open(file.id, key.encode())
     made = column.get_create_plist()
@@ -99,11 +99,12 @@ def _require_chunks(file: h5py.File, path: Path, key: str) -> None:
         return
     steps, shape = made.get_chunk(), column.shape
     places: list[tuple[int, ...]] = []
-    column.chunk_iter(lambda block: places.append(block.chunk_offset))
+    column.chunk_iter(lambda block: places.append(block.chunk_offset if block.byte_offset else ()))
     inside = {
         place
         for place in places
-        if all(at % step == 0 and at < n for at, step, n in zip(place, steps, shape, strict=True))
+        if place
+        and all(at % step == 0 and at < n for at, step, n in zip(place, steps, shape, strict=True))
     }
     if len(inside) < len(places):
         raise CorruptDataError(
