@@ -5,6 +5,7 @@ Progress bars, metrics.csv, TensorBoard and early stopping are consumers of the 
 
 import copy
 import json
+import logging
 import shutil
 import sys
 import time
@@ -30,16 +31,18 @@ from offrl.data.durable import write_file
 from offrl.environments import env_for
 from offrl.errors import ConfigError, EnvError, LockedError, NumericsError, OffrlError, WorkError
 from offrl.evaluation.evaluate import evaluate
-from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained
+from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained, Warned
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
-from offrl.logs import MetricsFile, TensorBoard
+from offrl.logs import MetricsFile, TensorBoard, read_metrics
 from offrl.nn import set_precision
 from offrl.plan import Plan, resolve
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
+from offrl.watch import Earnings, Watch
 from offrl.workers import how_many, spread, work
 
+_LOG = logging.getLogger("offrl")
 WAIT = 10.0  # seconds for a lock: a worker of a killed run needs a moment to save and end
 
 
@@ -99,6 +102,8 @@ def fit(
         for event in events:
             if on_event:
                 on_event(event)
+            if isinstance(event, Warned):
+                _LOG.warning(event.message)
             if isinstance(event, Diverged):
                 diverged.append(f"Seed {event.seed} has diverged: {event.message}")
     if diverged:
@@ -119,7 +124,7 @@ def train(plan: Plan) -> Generator[Event]:
         finished: list[Finished] = []
         diverged: list[Diverged] = []
         facts: dict[str, str] = {}
-        n = how_many(plan)
+        n, watch = how_many(plan), Watch(lambda: _earnings(plan))
         run = spread(plan, n) if n > 1 else train_seeds(plan, plan.run.settings.seeds)
         worked = False
         with closing(run):
@@ -127,13 +132,21 @@ def train(plan: Plan) -> Generator[Event]:
                 worked = worked or isinstance(event, Trained | Saved)
                 if isinstance(event, Started):
                     facts = event.facts
+                    earlier = plan.dir / f"seed_{event.seed}" / "metrics.csv"
+                    for step, metrics in read_metrics(earlier, event.step):
+                        watch.see(event.seed, step, metrics)
                 if isinstance(event, Finished):
                     finished.append(event)
                 if isinstance(event, Diverged):
                     diverged.append(event)
                 yield event
+                if isinstance(event, Trained):
+                    warning = watch.see(event.seed, event.step, event.metrics)
+                    if warning is not None:
+                        yield Warned(event.seed, event.step, warning)
         if worked or not (plan.dir / "result.json").exists():
-            _write_result(plan, n, finished, diverged, facts)
+            seen = {"warnings": watch.warnings(), **watch.page()}
+            _write_result(plan, n, finished, diverged, {**facts, **seen})
 
 
 def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
@@ -316,6 +329,10 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _earnings(plan: Plan) -> Earnings:
+    return Earnings.of(plan.dataset.transitions, plan.config.discount)
+
+
 def _write_run(plan: Plan) -> None:
     if plan.resumed:
         return
@@ -331,7 +348,7 @@ def _write_result(
     n: int,
     finished: list[Finished],
     diverged: list[Diverged],
-    facts: dict[str, str],
+    facts: dict[str, Any],
 ) -> None:
     path, settings = plan.dir / "result.json", plan.run.settings
     old = json.loads(path.read_text("utf-8")) if path.exists() else {}

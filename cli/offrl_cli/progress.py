@@ -116,7 +116,7 @@ class Training:
 
     def __call__(self, event: "Event") -> None:
         """Show one event of a training run."""
-        from offrl.events import Diverged, Evaluated, Finished, Started, Trained
+        from offrl.events import Diverged, Evaluated, Finished, Started, Trained, Warned
 
         if isinstance(event, Started):
             for text in event.notes:
@@ -132,6 +132,8 @@ class Training:
             mean = number(event.evaluation["return_mean"])
             bounds = interval(event.evaluation["return_ci"])
             self._line(f"seed {event.seed}, step {event.step}: return {mean} {bounds}")
+        elif isinstance(event, Warned):
+            self._line(f"warning: {event.message}")
         elif isinstance(event, Diverged):
             self._line(f"seed {event.seed} stopped at step {event.step}: {event.message}")
         elif isinstance(event, Finished) and event.seed in self.moved:
