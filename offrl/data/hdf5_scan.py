@@ -142,8 +142,8 @@ def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Decl
         raise unsafe_column(path, name, "a virtual dataset, whose values lie in other files")
     if made.get_external_count() > 0:
         raise unsafe_column(path, name, "stored outside the file")
-    kind = column.get_type()
-    if kind.detect_class(h5py.h5t.REFERENCE):
+    dtype, plain = _array_type(column.get_type())
+    if dtype is None:
         raise unsafe_column(path, name, "a reference to another object")
     filters: list[int] = []
     for i in range(made.get_nfilters()):
@@ -156,7 +156,7 @@ def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Decl
                 "Try: pip install hdf5plugin, or write the dataset without that filter.",
             )
         filters.append(code)
-    shape, (dtype, plain) = column.shape, _array_type(kind)
+    shape = column.shape
     size = math.prod(shape) * dtype.itemsize
     if size > SMALL and size > MAX_INFLATION * column.get_storage_size():
         raise UnsafeDataError(
@@ -167,21 +167,24 @@ def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Decl
     return Declared(shape, dtype, run)
 
 
-_PLAIN: list[tuple[Any, np.dtype[Any]]] = []  # types met before: h5py takes long to tell them
+_TYPES: dict[bytes, tuple[np.dtype[Any] | None, bool]] = {}  # by HDF5's encoding of the type
 
 
-def _array_type(kind: Any) -> tuple[np.dtype[Any], bool]:
-    """The dtype of an HDF5 type, and whether the bytes in the file are those of an array of it."""
-    for known, dtype in _PLAIN:
-        if known == kind:
-            return dtype, True
-    dtype = kind.dtype
-    plain = plain_type(dtype)
-    if plain is None or plain != kind:
-        return dtype, False
-    if len(_PLAIN) < 16:
-        _PLAIN.append((plain, dtype))
-    return dtype, True
+def _array_type(kind: h5py.h5t.TypeID) -> tuple[np.dtype[Any] | None, bool]:
+    """The type of a column, None for references, and whether it holds the bytes of an array.
+
+    A file has few types and many columns of each.
+    """
+    encoded = kind.encode()
+    if encoded not in _TYPES:
+        if len(_TYPES) > 1000:  # of a file that is made to fill memory
+            _TYPES.clear()
+        if kind.detect_class(h5py.h5t.REFERENCE):
+            _TYPES[encoded] = None, False
+        else:
+            dtype = kind.dtype
+            _TYPES[encoded] = dtype, bool(plain_type(dtype) == kind)
+    return _TYPES[encoded]
 
 
 def unsafe_column(path: Path, name: bytes, what: str) -> UnsafeDataError:

@@ -140,7 +140,6 @@ class Hdf5Store(EpisodeStore):
         infos: Sequence[str] | None,
     ) -> Episode:
         number = self._numbers[index]
-        group = f"episode_{number}"
         declared = self._found[number]
 
         def column(name: str) -> npt.NDArray[Any]:
@@ -150,12 +149,13 @@ class Hdf5Store(EpisodeStore):
                     values = read_run(plain, found.run, found.shape, found.dtype, vouched)
                     if values is not None:
                         return values
-                return read_column(file, f"{group}/{name}")
+                return read_column(group, name, found)
             except READ_ERRORS as error:
                 raise self.corrupt(index, name, error) from error
 
         try:
-            seed = _seed(file, group)
+            group = h5py.h5g.open(file.id, f"episode_{number}".encode())
+            seed = _seed(group)
         except READ_ERRORS as error:
             raise self.corrupt(index, "seed", error) from error
         wanted = sorted(name for name in declared if name.startswith("infos/"))
@@ -198,26 +198,27 @@ class Hdf5Store(EpisodeStore):
         return values
 
 
-def read_column(file: h5py.File, name: str) -> npt.NDArray[Any]:
-    """Return the values of a column, text as str."""
-    column = h5py.h5d.open(file.id, name.encode())
-    dtype = column.dtype
+def read_column(
+    group: h5py.h5g.GroupID, name: str, declared: Declared | None = None
+) -> npt.NDArray[Any]:
+    """Return the values of a column, text as str; `declared` spares finding its type."""
+    column = h5py.h5d.open(group, name.encode())
+    dtype = column.dtype if declared is None else declared.dtype
     if dtype.kind == "O":  # text and encoded images, whose bytes lie elsewhere in the file
         values = np.asarray(h5py.Dataset(column)[()])
         return text_column(values) if h5py.check_string_dtype(dtype) is not None else values
     # The library's own call: `file[name][()]` spends three times as long on a column this small.
-    values = np.empty(column.shape, dtype)
+    values = np.empty(column.shape, dtype)  # of now: the library fills it without a look
     if values.size:
         column.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     return text_column(values) if dtype.kind == "S" else values
 
 
-def _seed(file: h5py.File, group: str) -> int | None:
-    place = group.encode()
-    if not h5py.h5a.exists(file.id, b"seed", obj_name=place):
+def _seed(group: h5py.h5g.GroupID) -> int | None:
+    if not h5py.h5a.exists(group, b"seed"):
         return None
-    # The library's own calls, as for a column: `file[group].attrs` takes four times as long.
-    attribute = h5py.h5a.open(file.id, b"seed", obj_name=place)
+    # The library's own calls, as for a column: `attrs` of h5py's group takes four times as long.
+    attribute = h5py.h5a.open(group, b"seed")
     if attribute.shape != () or attribute.dtype.kind not in "iu":
         return None
     seed = np.empty((), attribute.dtype)
