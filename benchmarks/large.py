@@ -1,6 +1,7 @@
 """Datasets of many steps: how soon they open, and whether they train without filling memory.
 
     python -m benchmarks.large open  [--steps 1000000]    first and later loads beside Minari
+                                                 of sets that Minari and that offrl wrote
     python -m benchmarks.large train [--gigabytes 3]      mapped against in memory, RssAnon
 
 Datasets are made below --root (a temporary folder by default) and left there if it is named.
@@ -13,11 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import minari
 import numpy as np
 from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
 
 from offrl.data.dataset import load
 from offrl.data.episodes import Episode
@@ -56,6 +60,30 @@ def make(id: str, n: int, obs_dim: int, action_dim: int, dtype: type) -> None:
             writer.add(episode)
 
 
+def make_with_minari(id: str, n: int) -> None:
+    """Let Minari write a dataset of HalfCheetah's shape, unless it is there."""
+    if (Path(os.environ["MINARI_DATASETS_PATH"]) / id).exists():
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses an environment and who made the data
+        minari.create_dataset_from_buffers(
+            id,
+            [
+                EpisodeBuffer(
+                    id=e.id,
+                    observations=e.observations,
+                    actions=e.actions,
+                    rewards=list(e.rewards),
+                    terminations=list(e.terminations),
+                    truncations=list(e.truncations),
+                )
+                for e in episodes(n, 17, 6, np.float64)
+            ],
+            observation_space=spaces.Box(-np.inf, np.inf, (17,), np.float64),
+            action_space=spaces.Box(-1, 1, (6,), np.float32),
+        )
+
+
 def timed(code: str) -> float:
     """Seconds that a statement takes in a process of its own, imports aside."""
     program = (
@@ -70,19 +98,27 @@ def timed(code: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def opening(steps: int) -> dict[str, float]:
+def opening(steps: int, writer: str) -> dict[str, float]:
     """Seconds of Minari's iteration, of our first load and of a later one, HalfCheetah's shape."""
-    id = f"bench/halfcheetah{steps}-v0"
-    make(id, steps // LENGTH, 17, 6, np.float64)
+    id = f"bench/halfcheetah{steps}-{writer}-v0"
+    if writer == "minari":
+        make_with_minari(id, steps // LENGTH)
+    else:
+        make(id, steps // LENGTH, 17, 6, np.float64)
     cache = Path(load(id).path or "") / ".offrl-cache"
     read = "for e in minari.load_dataset(ID).iterate_episodes(): e.observations.sum()"
     rounds: dict[str, list[float]] = {"minari": [], "first": [], "later": []}
-    for _ in range(3):
+    for _ in range(5):
         rounds["minari"].append(timed(read.replace("ID", repr(id))))
         shutil.rmtree(cache, ignore_errors=True)
         for name in ("first", "later"):
             rounds[name].append(timed(f"load({id!r}).transitions"))
-    return {name: float(np.median(seconds)) for name, seconds in rounds.items()}
+    ratios = np.array(rounds["first"]) / np.array(rounds["minari"])
+    medians = {name: float(np.median(seconds)) for name, seconds in rounds.items()}
+    named = zip(
+        ("ratio", "ratio_least", "ratio_most"), np.quantile(ratios, [0.5, 0, 1]), strict=True
+    )
+    return medians | {name: float(value) for name, value in named}
 
 
 TRAIN = """
@@ -141,7 +177,10 @@ def main() -> None:
     root = words.root or Path(tempfile.mkdtemp())
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     try:
-        found = opening(words.steps) if words.what == "open" else training(words.gigabytes)
+        if words.what == "open":
+            found = {writer: opening(words.steps, writer) for writer in ("minari", "offrl")}
+        else:
+            found = training(words.gigabytes)
         print(json.dumps(found, indent=2))
     finally:
         if words.root is None:

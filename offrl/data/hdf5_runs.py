@@ -151,10 +151,12 @@ def read_run(
 def _fill(file: io.RawIOBase, offset: int, values: npt.NDArray[Any]) -> None:
     """Read bytes from a place in the file until the array is full."""
     view = values.reshape(-1).view(np.uint8).data
+    end = offset + len(view)
     while view:
-        n = os.preadv(file.fileno(), [view], offset)
+        # A damaged file may name a place that no file has, beyond what the system call takes.
+        n = os.preadv(file.fileno(), [view], offset) if end < 2**63 else 0
         if n == 0:
-            raise OSError(f"the file ends before byte {offset + len(view)}")
+            raise OSError(f"the file ends before byte {end}")
         view, offset = view[n:], offset + n
 
 

@@ -12,7 +12,7 @@ from minari_files import column, replace_column
 
 from offrl.data import hdf5_store
 from offrl.data.dataset import load
-from offrl.data.hdf5_runs import fletcher32, read_run
+from offrl.data.hdf5_runs import Run, fletcher32, read_run
 from offrl.data.hdf5_scan import Declared, declared_column
 from offrl.data.hdf5_store import read_column
 
@@ -167,6 +167,14 @@ def test_a_file_that_was_cut_ends_in_an_error(tmp_path: Path) -> None:
         file.truncate(found.run.offset + 100)
     with pytest.raises(OSError, match="the file ends before byte"):
         by_bytes(path, found)
+
+
+def test_a_place_that_no_file_has_is_an_error(tmp_path: Path) -> None:
+    """Fault R14: found by mutations of a file that nothing vouches for."""
+    (tmp_path / "a").write_bytes(b"")
+    nowhere = Run(2**64 - 512, (3,), checked=False)
+    with (tmp_path / "a").open("rb", buffering=0) as file, pytest.raises(OSError, match="ends"):
+        read_run(file, nowhere, (3,), np.dtype("<f8"), vouched=False)
 
 
 def test_a_file_with_a_block_before_it_is_read_from_the_right_place(tmp_path: Path) -> None:
