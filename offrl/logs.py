@@ -12,18 +12,18 @@ class MetricsFile:
     """metrics.csv of one seed: a row a logged step, a column a metric, blank where there is none.
 
     A metric that appears late gets its column; rows after `up_to` are cut off when a run resumes,
-    so the file equals that of a run that was never stopped.
+    so the file equals that of a run that was never stopped. `key` is the column that rises.
     """
 
-    def __init__(self, path: Path, up_to: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, up_to: int, key: str = "step") -> None:
+        self.path, self._key = path, key
         self._rows: list[dict[str, str]] = []
-        self._columns = ["step"]
+        self._columns = [key]
         if path.exists():
             last = -1  # steps rise, so a row cut short by a full disk is not taken for another
             with path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
-                    step = row.get("step") or ""
+                    step = row.get(key) or ""
                     if step.isdigit() and last < int(step) <= up_to:
                         last = int(step)
                         self._rows.append({k: v for k, v in row.items() if k and v})
@@ -32,10 +32,10 @@ class MetricsFile:
         self._rewrite()
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Add a row, or values to the row of the same step."""
-        row = {"step": str(step), **{name: repr(value) for name, value in values.items()}}
+        """Add a row, or values to the row of the same `step`, which the key column holds."""
+        row = {self._key: str(step), **{name: repr(value) for name, value in values.items()}}
         new = [name for name in row if name not in self._columns]
-        again = bool(self._rows) and self._rows[-1]["step"] == row["step"]
+        again = bool(self._rows) and self._rows[-1][self._key] == row[self._key]
         self._columns += new
         if again:
             self._rows[-1] |= row

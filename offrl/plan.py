@@ -62,7 +62,7 @@ def resolve(
     `out` stand, and only the same may be given again.
     Raises ConfigError for what makes no sense, NotFoundError for what does not exist.
     """
-    folder, old = _target(out, resume)
+    folder, old = target(out, resume)
     given = {k: v for k, v in given.items() if v is not None}
     if algo is not None:
         given["algo"] = algo
@@ -148,7 +148,7 @@ def resolve(
         ]
         # The user's file may be typed by another path now; that is the one to open again.
         run = replace(old, settings=replace(old.settings, algo=settings.algo))
-    where = folder or _default_folder(algorithm.name, data.id)
+    where = folder or default_folder(algorithm.name, data.id)
     return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
 
 
@@ -177,7 +177,7 @@ def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:
         )
 
 
-def _target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:
+def target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:
     if out is None:
         if resume:
             raise ConfigError("Nothing says which run to resume.", "Give --out RUN --resume.")
@@ -222,8 +222,8 @@ def _resolved(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]
     if holdout is None:
         enough = round(DEFAULT_HOLDOUT * dataset.n_episodes) > 0
         holdout = DEFAULT_HOLDOUT if env_missing is not None and enough else 0.0
-    device = _device(settings.device)
-    compiled, notes = _compiles(settings.compile, settings.steps * len(settings.seeds), device)
+    device = device_of(settings.device)
+    compiled, notes = compiles(settings.compile, settings.steps * len(settings.seeds), device)
     return replace(
         settings,
         holdout=holdout,
@@ -247,7 +247,7 @@ def _no_environment(settings: Settings, dataset: Dataset) -> OffrlError | None:
     return None
 
 
-def _compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
+def compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
     if wish == "off" or (wish == "auto" and steps < COMPILE_FROM):
         return False, []
     if fault := _compile_fault(device):
@@ -271,7 +271,7 @@ def _compile_fault(device: str) -> str | None:
     return None
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -305,7 +305,7 @@ def _recipe_tables(dataset: Dataset) -> dict[str, dict[str, Any]]:
     return {name: table for name, table in found.items() if isinstance(table, dict)}
 
 
-def _default_folder(algorithm: str, dataset: str) -> Path:
+def default_folder(algorithm: str, dataset: str) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     parent = Path("runs") / algorithm / dataset.strip("/").replace(":", "_")
     if inside := next((p for p in parent.parents if (p / "run.toml").exists()), None):

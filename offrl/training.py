@@ -36,7 +36,7 @@ from offrl.logs import MetricsFile, TensorBoard
 from offrl.nn import set_precision
 from offrl.plan import Plan, resolve
 from offrl.policy import Policy, threads
-from offrl.run import FORMAT, read_toml
+from offrl.run import FORMAT, Run, read_toml
 from offrl.sampler import Sampler
 from offrl.workers import how_many, spread, work
 
@@ -114,8 +114,8 @@ def train(plan: Plan) -> Generator[Event]:
     Writes the run folder. Raises LockedError where another process trains in it; a seed whose
     loss stops being finite is reported as Diverged, and the others go on.
     """
-    with _locked(plan.dir):
-        _write_run(plan)
+    with locked(plan.dir):
+        write_run(plan.run, plan.dir, plan.resumed)
         finished: list[Finished] = []
         diverged: list[Diverged] = []
         facts: dict[str, str] = {}
@@ -149,7 +149,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
     algorithm = plan.algorithm(plan.config, plan.dataset.spec)
     rows, notes, update = algorithm.rows(table), _notes(plan, table), None
     for seed in seeds:
-        with _locked(plan.dir / f"seed_{seed}"), threads(settings.threads):
+        with locked(plan.dir / f"seed_{seed}"), threads(settings.threads):
             modules, state = start(algorithm, table, seed, settings.precision)
             if update is None:  # one compiled graph serves every seed
                 update = make_update(algorithm, modules, compiled=settings.compile == "on")
@@ -297,7 +297,8 @@ class _Job:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; LockedError where another process does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
@@ -316,14 +317,15 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _write_run(plan: Plan) -> None:
-    if plan.resumed:
+def write_run(run: Run, folder: Path, resumed: bool) -> None:
+    """Write run.toml, and a copy of the user's algorithm, into a folder that has none yet."""
+    if resumed:
         return
-    if (plan.dir / "run.toml").exists():  # another run took the folder since it was looked at
-        raise ConfigError(f"The folder {plan.dir} is occupied.", "Give another --out.")
-    if source := source_of(plan.run.settings.algo):
-        shutil.copyfile(source, plan.dir / "algorithm.py")
-    write_file(plan.dir / "run.toml", plan.run.to_toml().encode())
+    if (folder / "run.toml").exists():  # another run took the folder since it was looked at
+        raise ConfigError(f"The folder {folder} is occupied.", "Give another --out.")
+    if source := source_of(run.settings.algo):
+        shutil.copyfile(source, folder / "algorithm.py")
+    write_file(folder / "run.toml", run.to_toml().encode())
 
 
 def _write_result(
