@@ -7,7 +7,8 @@ import typer
 
 from offrl.errors import ConfigError, NumericsError
 from offrl_cli.commands import command
-from offrl_cli.flags import GIVEN, TrainCommand, is_code
+from offrl_cli.finetune import act
+from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ALGO = "Name of an algorithm (offrl algos lists them), or your own: FILE.py:CLASS."
 DATASET = "The dataset to learn from: its id or path."
+ENV = "Learn by acting in this environment, from scratch, in place of --dataset."
+ENV_STEPS = "Steps to take in --env, for each seed."
 STEPS = "Gradient steps [default: 100000]."
 SEED = "One seed."
 SEEDS = "Several seeds: 0-7, or 0,3,5."
@@ -46,6 +49,10 @@ def register(app: typer.Typer) -> None:
         context: typer.Context,
         algo: Annotated[str | None, typer.Option(metavar="NAME", help=ALGO)] = None,
         dataset: Annotated[str | None, typer.Option(metavar="REF", help=DATASET)] = None,
+        env: Annotated[str | None, typer.Option(metavar="ENV", help=ENV)] = None,
+        env_steps: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=ENV_STEPS)
+        ] = None,
         steps: Annotated[int | None, typer.Option(metavar="N", parser=positive, help=STEPS)] = None,
         seed: Annotated[int | None, typer.Option(metavar="S", parser=natural, help=SEED)] = None,
         seeds: Annotated[str | None, typer.Option(metavar="0-7", help=SEEDS)] = None,
@@ -86,7 +93,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
-        """Train an algorithm on a dataset.
+        """Train an algorithm on a dataset, or in an environment.
 
         offrl train --algo NAME --help also lists the hyper-parameters of NAME.
         """
@@ -94,6 +101,36 @@ def register(app: typer.Typer) -> None:
 
         if seed is not None and seeds is not None:
             raise ConfigError("--seed and --seeds are both given.", "Give one of them.")
+        chosen = seeds_of(seeds) if seeds is not None else None if seed is None else (seed,)
+        acting = context.meta[ONLINE]
+        if acting is not None:
+            of_log = {"--dataset": dataset, "--steps": steps, "--holdout": holdout}
+            of_log |= {"--eval-env": eval_env, "--allow-nonfinite": allow_nonfinite}
+            of_log["--clip-actions"] = clip_actions or None
+            if wrong := [name for name, value in of_log.items() if value is not None]:
+                raise ConfigError(
+                    f"{wrong[0]} is for learning from a log; with --env a run acts.",
+                    "Give --dataset or --env, or act with the policy of a run: offrl finetune RUN",
+                )
+            every = {"eval_every": eval_every, "eval_episodes": eval_episodes}
+            every |= {"log_every": log_every, "save_every": save_every}
+            return act(
+                algo,
+                env,
+                env_steps,
+                out=out,
+                resume=resume,
+                config_file=config,
+                hyperparameters=context.meta[GIVEN],
+                online=acting | {k: v for k, v in every.items() if v is not None},
+                seeds=chosen,
+                device=device,
+                compile=compile,
+                precision=precision,
+                threads=threads,
+            )
+        if env_steps is not None:
+            raise ConfigError("--env-steps needs an environment.", "Give --env ENV.")
         plan = training.resolve(
             algo,
             dataset,
@@ -102,7 +139,7 @@ def register(app: typer.Typer) -> None:
             config_file=config,
             hyperparameters=context.meta[GIVEN],
             steps=steps,
-            seeds=seeds_of(seeds) if seeds is not None else None if seed is None else (seed,),
+            seeds=chosen,
             holdout=holdout,
             eval_env=eval_env,
             eval_every=eval_every,

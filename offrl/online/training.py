@@ -231,7 +231,7 @@ def _write_result(plan: OnlinePlan, seconds: dict[int, float], diverged: dict[in
         values = [seed[key] for seed in found.values()]
         return None if not values or None in values else float(np.mean(values))
 
-    old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    old = result_of(plan.dir)
     result = {
         "format": FORMAT,
         "run": str(plan.dir),
@@ -256,6 +256,12 @@ def _write_result(plan: OnlinePlan, seconds: dict[int, float], diverged: dict[in
         "versions": plan.run.versions,
     }
     write_file(path, json.dumps({**old, **result}, indent=2).encode())
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What a run's result.json holds; nothing where there is none yet."""
+    path = folder / "result.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def _rate(env_steps: int, seconds: dict[int, float]) -> float | None:
