@@ -131,7 +131,9 @@ class Training:
         elif isinstance(event, Evaluated):
             mean = number(event.evaluation["return_mean"])
             bounds = interval(event.evaluation["return_ci"])
-            self._line(f"seed {event.seed}, step {event.step}: return {mean} {bounds}")
+            lived = event.evaluation.get("env_step")
+            at = f"step {event.step}" if lived is None else f"env_step {lived}"
+            self._line(f"seed {event.seed}, {at}: return {mean} {bounds}")
         elif isinstance(event, Diverged):
             self._line(f"seed {event.seed} stopped at step {event.step}: {event.message}")
         elif isinstance(event, Finished) and event.seed in self.moved:

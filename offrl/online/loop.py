@@ -55,7 +55,9 @@ class Loop:
     lengths: list[int] = field(default_factory=list)
     seconds: float = 0.0  # of earlier sittings
     began: float = 0.0
-    saved: int = -1  # the env_step of the newest checkpoint
+    logged_at: int = -1  # env_steps of the newest row, evaluation and checkpoint
+    tried_at: int = -1
+    saved_at: int = -1
     acting: bool = False  # whether some worlds may be a step ahead of others
 
     def events(self) -> Generator[Event]:
@@ -63,36 +65,38 @@ class Loop:
         online = self.online
         mark, marked = time.perf_counter(), self.env_step
         try:
-            if self.env_step == 0 and self.saved < 0:
+            if self.saved_at < 0:
                 self.worlds.begin()
                 yield from self._tried()
                 yield self._save()
             while True:
                 self._learn()
-                last = self.env_step >= self.env_steps
-                told = self.env_step == self.saved  # before this sitting
-                if not told and (self._passes(online.log_every) or last):
+                if self._due(online.log_every, self.logged_at):
                     rate = (self.env_step - marked) / max(time.perf_counter() - mark, 1e-9)
+                    self.logged_at = self.env_step
                     yield Trained(self.seed, self.now.step, self._told(rate), rate)
                     mark, marked = time.perf_counter(), self.env_step
-                if not told and (self._passes(online.eval_every) or last):
+                if self._due(online.eval_every, self.tried_at):
                     yield from self._tried()
                     mark, marked = time.perf_counter(), self.env_step
-                if not told and (self._passes(online.save_every) or last):
+                if self._due(online.save_every, self.saved_at):
                     yield self._save()
-                if last:
+                if self.env_step >= self.env_steps:
                     return
                 self._live()
         except NumericsError as error:
             yield self._save()
             yield Diverged(self.seed, self.now.step, error.cause)
         except (KeyboardInterrupt, SystemExit, GeneratorExit, OffrlError):
-            if self.env_step > self.saved and not self.acting:
+            if self.env_step > self.saved_at and not self.acting:
                 self._save()  # stopped: lose nothing that was reported
             raise
 
-    def _passes(self, every: int) -> bool:
-        return self.env_step // every > (self.env_step - len(self.worlds.worlds)) // every
+    def _due(self, every: int, last: int) -> bool:
+        """Whether what happens every so often, and at the end, happens now; `last` it did."""
+        before = self.env_step - len(self.worlds.worlds)
+        passes = self.env_step // every > before // every or self.env_step >= self.env_steps
+        return passes and self.env_step != last
 
     def _live(self) -> None:
         """Take one step in every world and remember it."""
@@ -188,12 +192,14 @@ class Loop:
 
     def _tried(self) -> Generator[Event]:
         found = self.evaluate(copy.deepcopy(self._policy()))
+        self.tried_at = self.env_step
         yield Evaluated(self.seed, self.now.step, {**found, "env_step": self.env_step})
 
     def _save(self) -> Saved:
         page = checkpoints.page_of(self.modules, self.spec)
         page["env_step"] = self.env_step
         page |= {"returns": self.returns, "lengths": self.lengths}
+        page |= {"logged_at": self.logged_at, "tried_at": self.tried_at}
         page["seconds"] = time.perf_counter() - self.began
         trees = {
             "state": self.now.state,
@@ -201,5 +207,5 @@ class Loop:
             "worlds": self.worlds.tensors(),
         }
         path = checkpoints.save(self.folder, self.now.step, trees, page)
-        self.saved = self.env_step
+        self.saved_at = self.env_step
         return Saved(self.seed, self.now.step, path)

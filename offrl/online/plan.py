@@ -44,8 +44,8 @@ class OnlinePlan:
 
 
 def learns_online(algorithm: type[Algorithm[Any]]) -> bool:
-    """Whether an algorithm learns from single transitions, as a replay memory gives them."""
-    return algorithm.columns is Algorithm.columns
+    """Whether an algorithm learns Q from single transitions, as a replay memory gives them."""
+    return bool(algorithm.targets) and algorithm.columns is Algorithm.columns
 
 
 def resolve(
@@ -164,7 +164,7 @@ def _check(algorithm: type[Algorithm[Any]], spec: Spec, env: str) -> None:
     fitting = [n for n in ALGORITHMS if learns_online(get(n)) and kind in get(n).spaces]
     if not learns_online(algorithm):
         raise ConfigError(
-            f"{algorithm.name} learns from whole episodes of a log, not while acting.",
+            f"{algorithm.name} learns from a log, not while acting.",
             f"These act in {env}: {', '.join(fitting)}.",
         )
     if kind not in algorithm.spaces:

@@ -172,7 +172,8 @@ def _resume(loop: Loop) -> list[str]:
     try:
         loop.replay.restore(checkpoints.under("replay", found.tensors))
         fault = loop.worlds.restore(checkpoints.under("worlds", found.tensors))
-        loop.env_step = loop.saved = int(found.page["env_step"])
+        loop.env_step = loop.saved_at = int(found.page["env_step"])
+        loop.logged_at, loop.tried_at = found.page["logged_at"], found.page["tried_at"]
         loop.seconds = float(found.page["seconds"])
         loop.returns, loop.lengths = list(found.page["returns"]), list(found.page["lengths"])
     except KeyError as error:
