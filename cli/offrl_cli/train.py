@@ -1,14 +1,15 @@
 """`offrl train`: learn a policy from a dataset."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from offrl.errors import ConfigError, NumericsError
 from offrl_cli.commands import command
 from offrl_cli.finetune import act
-from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code
+from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
+from offrl_cli.grid import train_grid
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
@@ -38,6 +39,7 @@ CLIP = "Clip actions outside the bounds of their space, instead of refusing them
 SAVE_EVERY = "Gradient steps between checkpoints."
 LOG_EVERY = "Gradient steps between rows of metrics.csv."
 OUT = "Folder of the run [default: runs/<algo>/<dataset>/<time>]."
+GRID = "Values of a traced setting, trained with one compiled update; several give the product."
 RESUME = "Go on with the run in --out; needs no other option."
 
 
@@ -90,6 +92,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(metavar="drop-episode", parser=one_of("drop-episode"), help=NONFINITE),
         ] = None,
         clip_actions: Annotated[bool, typer.Option("--clip-actions", help=CLIP)] = False,
+        grid: Annotated[list[str] | None, typer.Option(metavar="NAME=V,V", help=GRID)] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
@@ -101,59 +104,51 @@ def register(app: typer.Typer) -> None:
 
         if seed is not None and seeds is not None:
             raise ConfigError("--seed and --seeds are both given.", "Give one of them.")
-        chosen = seeds_of(seeds) if seeds is not None else None if seed is None else (seed,)
-        acting = context.meta[ONLINE]
-        if acting is not None:
-            of_log = {"--dataset": dataset, "--steps": steps, "--holdout": holdout}
-            of_log |= {"--eval-env": eval_env, "--allow-nonfinite": allow_nonfinite}
-            of_log["--clip-actions"] = clip_actions or None
-            if wrong := [name for name, value in of_log.items() if value is not None]:
-                raise ConfigError(
-                    f"{wrong[0]} is for learning from a log; with --env a run acts.",
-                    "Give --dataset or --env, or act with the policy of a run: offrl finetune RUN",
-                )
-            every = {"eval_every": eval_every, "eval_episodes": eval_episodes}
-            every |= {"log_every": log_every, "save_every": save_every}
-            return act(
-                algo,
-                env,
-                env_steps,
-                out=out,
-                resume=resume,
-                config_file=config,
-                hyperparameters=context.meta[GIVEN],
-                online=acting | {k: v for k, v in every.items() if v is not None},
-                seeds=chosen,
-                device=device,
-                compile=compile,
-                precision=precision,
-                threads=threads,
-            )
+        shared: dict[str, Any] = {
+            "out": out,
+            "resume": resume,
+            "config_file": config,
+            "hyperparameters": context.meta[GIVEN],
+            "seeds": seeds_of(seeds) if seeds is not None else None if seed is None else (seed,),
+            "device": device,
+            "compile": compile,
+            "precision": precision,
+            "threads": threads,
+        }
+        every = {
+            "eval_every": eval_every,
+            "eval_episodes": eval_episodes,
+            "log_every": log_every,
+            "save_every": save_every,
+        }
+        of_log = {
+            "steps": steps,
+            "holdout": holdout,
+            "eval_env": eval_env,
+            "allow_nonfinite": allow_nonfinite,
+            "clip_actions": clip_actions or None,
+        }
+        online = context.meta[ONLINE]
+        if online is not None:
+            _refuse(**of_log, dataset=dataset, grid=grid or None)
+            online |= {name: value for name, value in every.items() if value is not None}
+            return act(algo, env, env_steps, online=online, **shared)
         if env_steps is not None:
             raise ConfigError("--env-steps needs an environment.", "Give --env ENV.")
-        plan = training.resolve(
-            algo,
-            dataset,
-            out=out,
-            resume=resume,
-            config_file=config,
-            hyperparameters=context.meta[GIVEN],
-            steps=steps,
-            seeds=chosen,
-            holdout=holdout,
-            eval_env=eval_env,
-            eval_every=eval_every,
-            eval_episodes=eval_episodes,
-            device=device,
-            compile=compile,
-            precision=precision,
-            threads=threads,
-            save_every=save_every,
-            log_every=log_every,
-            allow_nonfinite=allow_nonfinite,
-            clip_actions=clip_actions or None,
-        )
-        return _work(plan)
+        given: dict[str, Any] = shared | every | of_log
+        if grid or (resume and out is not None and (out / GRID_PAGE).is_file()):
+            return train_grid(algo, dataset, grid or [], given)
+        return _work(training.resolve(algo, dataset, **given))
+
+
+def _refuse(**of_log: Any) -> None:
+    """Raise for options of learning from a log that were given to a run that acts."""
+    for name, value in of_log.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for learning from a log; with --env a run acts.",
+                "Give --dataset or --env, or let a run's policy act: offrl finetune RUN",
+            )
 
 
 def _work(plan: "Plan") -> Answer:
@@ -161,7 +156,7 @@ def _work(plan: "Plan") -> Answer:
     from offrl.checkpoint import TrainedRun
 
     settings = plan.run.settings
-    _print_settings(plan)
+    print_settings(plan)
     code = f"--algo {quoted(settings.algo)} " if is_code(settings.algo) else ""
     diverged: list[str] = []
     label = f"{plan.run.algorithm} on {plan.dataset.id}"
@@ -192,7 +187,7 @@ def _work(plan: "Plan") -> Answer:
     return Answer(result, [Pairs(pairs)], next=f"offrl eval {quoted(plan.dir)}{env}")
 
 
-def _print_settings(plan: "Plan") -> None:
+def print_settings(plan: "Plan") -> None:
     """Print what was resolved, once, as run.toml will hold it."""
     run = plan.run
     values = {key: value for key, value in vars(run.settings).items() if value is not None}
