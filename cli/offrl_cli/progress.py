@@ -116,7 +116,7 @@ class Training:
 
     def __call__(self, event: "Event", point: str = "") -> None:
         """Show one event of a training run, the run being one `point` of a grid where named."""
-        from offrl.events import Diverged, Evaluated, Finished, Started, Trained
+        from offrl.events import Diverged, Evaluated, Finished, Started, Trained, Warned
 
         who = f"{point} seed {event.seed}".strip()
         if isinstance(event, Started):
@@ -135,6 +135,8 @@ class Training:
             lived = event.evaluation.get("env_step")
             at = f"step {event.step}" if lived is None else f"env_step {lived}"
             self._line(f"{who}, {at}: return {mean} {bounds}")
+        elif isinstance(event, Warned):
+            self._line(f"{point} warning: {event.message}".strip())
         elif isinstance(event, Diverged):
             self._line(f"{who} stopped at step {event.step}: {event.message}")
         elif isinstance(event, Finished) and who in self.moved:
