@@ -15,6 +15,7 @@ from small_mdp import M2, MU, PI, Q_MU, Q_PI, Q_STAR
 from offrl import tabular
 from offrl.batch import Table
 from offrl.data.dataset import Dataset
+from offrl.learner import Nets
 from offrl.tabular import MDP
 
 COOLING = [(900, 0.05), (300, 5e-3), (300, 5e-4)]
@@ -90,6 +91,100 @@ class TestAWR:
         exact = tabular.values(CERTAIN, PI)
         assert near(found.nets.value(found.sight).detach(), exact.v, 1e-4)
         assert near(found.policy(), tabular.reverse_kl_optimum(PI, exact.advantage, 1.0)[0], 1e-4)
+
+    def test_from_rewards_alone_it_is_the_closed_form_with_a_fitted_q(self, log: Dataset):
+        found = Settled(
+            "awr",
+            log,
+            [(1600, 0.05), (400, 2e-3), *COOLING],
+            advantage="q",
+            adv_norm="none",
+            weight_cap=1e9,
+            value_steps=1,
+            value_refits=1,
+            q_steps=1999,
+            policy_steps=10_000,
+        )
+        exact = tabular.values(M2, MU)
+        assert near(found.nets.critic(found.sight)[0].detach(), exact.q, 1e-3)
+        assert near(found.policy(), tabular.reverse_kl_optimum(MU, exact.advantage, 1.0)[0], 1e-4)
+
+
+# The lecture's bandit: mu = (.5, .3, .2), advantages 1, 0, -1.
+THREE = np.array([[0.5, 0.3, 0.2]])
+WORTH = np.array([[1.0, 0.0, -1.0]])
+BANDIT = MDP(np.ones((1, 3, 1)), WORTH, 0.9, np.ones(1))
+# One step each of fitting mu, which is logged, and of V, since A is given; nothing freezes pi.
+GIVEN: dict[str, Any] = {
+    "behavior_steps": 1,
+    "value_steps": 1,
+    "value_refits": 1,
+    "check_steps": 100_000,
+    "stop_kl": 0.0,
+    "stop_ess": 0.0,
+    "stop_patience": 0,
+}
+
+
+class TestIWPG:
+    """Option 1 by importance weights: the ratio, the two divergences, the clips."""
+
+    @staticmethod
+    def settled(
+        data: Dataset, exact: np.ndarray, stages: list[tuple[int, float]], **settings: Any
+    ) -> Settled:
+        given = {"advantage": per_row(Table.of(data.transitions, dtype=torch.float64), exact)}
+        return Settled("iwpg", data, stages, given, **GIVEN, **settings)
+
+    def ascent(self, pi: list[float], **settings: Any) -> np.ndarray:
+        """The gradient of the objective by the logits of a policy on the bandit."""
+        begun = self.settled(exact_log(BANDIT, THREE, parts=10), WORTH, [], **settings)
+        columns = {
+            "advantage": per_row(begun.table, WORTH),
+            "log_mu": begun.table.behavior_log_prob,
+        }
+        batch = begun.table.gather(torch.arange(10), columns, {})
+        params = {k: torch.zeros_like(p) for k, p in begun.state["params"]["policy"].items()}
+        logits = params["net.head.bias"] = torch.tensor(pi).double().log().requires_grad_()
+        nets = Nets(begun.modules, begun.state, {**begun.state["params"], "policy": params})
+        loss, _ = begun.algorithm.policy_loss(nets, batch)
+        return -torch.autograd.grad(loss, logits)[0].numpy()
+
+    def test_at_mu_its_gradient_is_the_ordinary_policy_gradient(self):
+        assert near(self.ascent([0.5, 0.3, 0.2], objective="ratio"), [0.35, -0.09, -0.26], 1e-9)
+
+    def test_elsewhere_each_action_counts_by_its_ratio(self):
+        found = self.ascent([0.6, 0.3, 0.1], objective="ratio")
+        assert near(found, [0.30, -0.15, -0.15], 1e-9)
+        assert not near(found, [0.32, -0.09, -0.23], 1e-3)  # without the ratio
+        assert not near(found, 0, 1e-3)  # without the score
+
+    @pytest.mark.parametrize("objective", ["naive-clip", "clip", "kl-forward", "kl-reverse"])
+    def test_at_mu_every_objective_has_the_same_gradient(self, objective: str):
+        assert near(self.ascent([0.5, 0.3, 0.2], objective=objective), [0.35, -0.09, -0.26], 1e-9)
+
+    @pytest.mark.parametrize("coefficient", [1.0, 3.0])
+    def test_each_divergence_leads_to_its_own_optimum(self, log: Dataset, coefficient: float):
+        exact = tabular.values(M2, MU).advantage
+        reverse, _ = tabular.reverse_kl_optimum(MU, exact, coefficient)
+        forward, _ = tabular.forward_kl_optimum(MU, exact, coefficient)
+        assert not near(reverse, forward, 0.01)
+        for objective, optimum in (("kl-reverse", reverse), ("kl-forward", forward)):
+            found = self.settled(
+                log, exact, COOLING, objective=objective, kl_coefficient=coefficient
+            )
+            assert near(found.policy(), optimum, 1e-5)
+
+    def test_the_clip_stops_at_its_ends_and_the_policy_is_better_by_then(self, log: Dataset):
+        exact = tabular.values(M2, MU).advantage
+        found = self.settled(log, exact, [(300, 1e-2), (300, 1e-3)], clip_low=0.2, clip_high=0.2)
+        assert near(found.policy(), [[0.4, 0.6], [0.6, 0.4]], 5e-3)
+        assert tabular.performance(M2, found.policy()) > tabular.performance(M2, MU) + 1
+
+    def test_the_plain_ratio_has_no_end(self, log: Dataset):
+        exact = tabular.values(M2, MU).advantage
+        found = self.settled(log, exact, COOLING, objective="ratio")
+        assert near(found.policy(), [[0, 1], [1, 0]], 1e-3)
 
 
 class TestDQN:
