@@ -148,7 +148,9 @@ class TestIWPG:
         }
         batch = begun.table.gather(torch.arange(10), columns, {})
         params = {k: torch.zeros_like(p) for k, p in begun.state["params"]["policy"].items()}
-        logits = params["net.head.bias"] = torch.tensor(pi).double().log().requires_grad_()
+        logits = params["net.head.bias"] = (
+            torch.tensor(pi, dtype=torch.float64).log().requires_grad_()
+        )
         nets = Nets(begun.modules, begun.state, {**begun.state["params"], "policy": params})
         loss, _ = begun.algorithm.policy_loss(nets, batch)
         return -torch.autograd.grad(loss, logits)[0].numpy()
@@ -182,7 +184,7 @@ class TestIWPG:
         exact = tabular.values(M2, MU).advantage
         stages = [(301, 0.05), (400, 1e-3)]  # pi starts at mu, and then leaves it slowly
         found = self.settled(log, exact, stages, behavior_steps=300)
-        assert near(found.policy(), [[0.4, 0.6], [0.6, 0.4]], 5e-3)
+        assert near(found.policy(), [[0.4, 0.6], [0.6, 0.4]], 0.01)
         assert tabular.performance(M2, found.policy()) > tabular.performance(M2, MU) + 1
 
     def test_the_plain_ratio_has_no_end(self, log: Dataset):
@@ -196,7 +198,7 @@ class TestDQN:
 
     @pytest.mark.parametrize("settings", [{"double": True}, {"double": False}])
     def test_its_fixed_point_is_the_optimal_q(self, log: Dataset, settings: dict[str, Any]):
-        found = Settled("dqn", log, COOLING, target_rate=0.2, **settings)
+        found = Settled("dqn", log, COOLING, target_rate=0.5, **settings)
         value = found.nets.policy(found.sight).value.detach()
         assert near(value, tabular.optimal(M2).q, 1e-4)
         assert near(value, Q_STAR, 1e-4)
