@@ -206,6 +206,29 @@ class TestDQN:
             assert not near(value, wrong, 1.0)
 
 
+class TestIQL:
+    """Never asks for an action that the log lacks: V is an expectile of Q over mu's actions."""
+
+    def test_at_the_mean_it_learns_v_and_q_of_mu_and_awrs_policy(self, log: Dataset):
+        found = Settled(
+            "iql", log, COOLING, target_rate=0.5, expectile=0.5, inverse_temperature=1.0
+        )
+        exact = tabular.values(M2, MU)
+        assert near(found.nets.critic(found.sight).detach(), exact.q, 1e-3)
+        assert near(found.nets.value(found.sight).detach(), exact.v, 1e-3)
+        tilted, _ = tabular.reverse_kl_optimum(MU, exact.advantage, 1.0)
+        assert near(found.policy(), tilted, 1e-3)
+
+    def test_beyond_the_mean_it_lies_between_mu_and_the_best_policy(self, log: Dataset):
+        found = Settled("iql", log, COOLING, target_rate=0.5, expectile=0.9)
+        q, v = (net(found.sight).detach().numpy() for net in (found.nets.critic, found.nets.value))
+        assert near(q, tabular.backup(M2, v), 1e-3)
+        above = q[0] - v[:, None]
+        assert near((MU * np.where(above < 0, 0.1, 0.9) * above).sum(1), 0, 1e-3)
+        assert (v > tabular.values(M2, MU).v + 1).all()
+        assert (v < tabular.optimal(M2).v).all()
+
+
 # Actions -1, 0 and 1 of which the reward is a linear function, so that a linear critic is exact,
 # and a policy is worth as much as its mean.
 LEVELS = (-1.0, 0.0, 1.0)
