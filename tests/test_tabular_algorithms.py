@@ -229,6 +229,51 @@ class TestIQL:
         assert (v < tabular.optimal(M2).v).all()
 
 
+class TestCQL:
+    """Q-learning whose values are pressed down off the log: by how much is known."""
+
+    @pytest.mark.parametrize(
+        ("conservatism", "expected"),
+        [
+            (1.0, [0.8839449572, 0.0527965825, -0.7890572666]),
+            (2.0, [0.8224315161, 0.0726884745, -0.6651115018]),  # as with half the squared error
+        ],
+    )
+    def test_on_the_bandit_it_has_the_values_worked_out(
+        self, conservatism: float, expected: list[float]
+    ):
+        data = exact_log(BANDIT, THREE, parts=10)
+        found = Settled("cql", data, COOLING, discount=0.0, conservatism=conservatism)
+        value = found.nets.policy(found.sight).value.detach().numpy()
+        assert near(value, expected, 1e-5)
+        assert near((THREE * value).sum(), 0.3, 1e-5)
+
+    @pytest.mark.parametrize("conservatism", [0.0, 1.0])
+    def test_its_fixed_point_is_what_its_equation_says(self, log: Dataset, conservatism: float):
+        found = Settled("cql", log, COOLING, target_rate=0.5, conservatism=conservatism)
+        q = found.nets.policy(found.sight).value.detach().numpy()
+        target = tabular.backup(M2, q.max(1))
+        share = np.exp(q - q.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        assert near(q, target - conservatism / 2 * (share / MU - 1), 1e-3)
+        assert near(q, tabular.optimal(M2).q, 1e-3) == (conservatism == 0)
+
+
+class TestSAC:
+    """Option 2 with a policy that is paid for its entropy."""
+
+    def test_its_fixed_point_is_soft_q_at_the_temperature_that_it_has_learned(self, log: Dataset):
+        found = Settled("sac", log, COOLING, target_rate=0.5, entropy_share=0.6)
+        temperature = float(found.nets.log_temperature().exp())
+        soft = tabular.soft_optimal(M2, temperature)
+        assert near(found.nets.critic(found.sight).detach(), soft.q, 1e-2)
+        policy = found.policy()
+        assert near(policy, np.exp(soft.advantage / temperature), 1e-3)
+        entropy = -(policy * np.log(policy)).sum(1).mean()  # the log has both states alike
+        assert near(entropy, 0.6 * np.log(2), 1e-3)
+        assert not near(found.nets.critic(found.sight).detach(), tabular.optimal(M2).q, 0.1)
+
+
 # Actions -1, 0 and 1 of which the reward is a linear function, so that a linear critic is exact,
 # and a policy is worth as much as its mean.
 LEVELS = (-1.0, 0.0, 1.0)
