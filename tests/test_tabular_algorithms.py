@@ -262,16 +262,20 @@ class TestCQL:
 class TestSAC:
     """Option 2 with a policy that is paid for its entropy."""
 
-    def test_its_fixed_point_is_soft_q_at_the_temperature_that_it_has_learned(self, log: Dataset):
-        found = Settled("sac", log, COOLING, target_rate=0.5, entropy_share=0.6)
-        temperature = float(found.nets.log_temperature().exp())
+    @pytest.mark.parametrize("temperature", [0.5, pytest.param(2.0, marks=slow)])
+    def test_its_fixed_point_is_soft_q_at_its_temperature(self, log: Dataset, temperature: float):
+        found = Settled(
+            "sac",
+            log,
+            COOLING,
+            held=["log_temperature"],
+            target_rate=0.5,
+            initial_temperature=temperature,
+        )
         soft = tabular.soft_optimal(M2, temperature)
-        assert near(found.nets.critic(found.sight).detach(), soft.q, 1e-2)
-        policy = found.policy()
-        assert near(policy, np.exp(soft.advantage / temperature), 1e-3)
-        entropy = -(policy * np.log(policy)).sum(1).mean()  # the log has both states alike
-        assert near(entropy, 0.6 * np.log(2), 1e-3)
-        assert not near(found.nets.critic(found.sight).detach(), tabular.optimal(M2).q, 0.1)
+        assert near(found.nets.critic(found.sight).detach(), soft.q, 5e-3)
+        assert near(found.policy(), np.exp(soft.advantage / temperature), 1e-3)
+        assert not near(soft.q, tabular.optimal(M2).q, 0.05)
 
 
 # Actions -1, 0 and 1 of which the reward is a linear function, so that a linear critic is exact,
