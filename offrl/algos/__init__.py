@@ -12,6 +12,7 @@ from offrl.errors import ConfigError, NotFoundError, suggest
 ALGORITHMS = {
     "awr": "offrl.algos.awr:AWR",
     "bc": "offrl.algos.bc:BC",
+    "iwpg": "offrl.algos.iwpg:IWPG",
     "td3": "offrl.algos.td3:TD3",
 }
 
