@@ -106,6 +106,39 @@ class CriticConfig(AlgorithmConfig):
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class DelayedConfig(CriticConfig):
+    """Settings of every algorithm whose deterministic policy follows smoothed critics, delayed.
+
+    Distances of actions are in half ranges of their bounds.
+    """
+
+    smoothing: Annotated[
+        float,
+        "Standard deviation of the noise on target actions.",
+        Peers("policy_noise", "target_policy_noise", "target_smoothing_sigma"),
+        TRACED,
+    ] = 0.2
+    smoothing_clip: Annotated[
+        float,
+        "Largest noise on a target action.",
+        Peers("noise_clip", "target_noise_clip", "target_smoothing_clip"),
+        TRACED,
+    ] = 0.5
+    policy_period: Annotated[
+        int,
+        "Critic steps to one step of the policy and the targets.",
+        Peers("policy_freq", "policy_delay", "update_actor_interval"),
+    ] = 2
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {
+            "smoothing": (self.smoothing >= 0, "0 or more"),
+            "smoothing_clip": (self.smoothing_clip >= 0, "0 or more"),
+            "policy_period": (self.policy_period > 0, "at least 1"),
+        }
+
+
 @dataclass(frozen=True)
 class Field:
     """One setting as the command line and TOML see it."""
@@ -236,6 +269,10 @@ class Algorithm(ABC, Generic[C]):
     def facts(self, table: Table) -> dict[str, str]:
         """What a reader of the results must know of how this data was used; for result.json."""
         return {}
+
+    def remarks(self, learner: Learner) -> tuple[str, ...]:
+        """What a reader must be told of a trained seed, a sentence each; also for result.json."""
+        return ()
 
     def least_steps(self) -> int:
         """The fewest steps after which the policy has learned anything."""

@@ -113,7 +113,7 @@ class Learner:
         """
         params: Params = self.state["params"]
         online, target = params[name], params[f"target_{name}"]
-        moved = {key: target[key] + rate * (online[key] - target[key]) for key in target}
+        moved = {key: torch.lerp(target[key], online[key], rate) for key in target}
         return self._with(params={**params, f"target_{name}": moved})
 
     def copy(self, name: str, into: str) -> "Learner":

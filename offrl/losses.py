@@ -102,6 +102,12 @@ def squared_error(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean(-1).sum()
 
 
+def critic_loss(q: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """`squared_error` of logged actions' values q [M, B] against `target` [B], and its metrics."""
+    loss = squared_error(q, target)
+    return loss, {"critic/loss": loss, **value_metrics(q, target)}
+
+
 def expectile_loss(difference: Tensor, expectile: Tensor | float) -> Tensor:
     """mean |expectile - 1(u < 0)| u^2 with u = target - prediction (IQL, 2110.06169, eq. 5)."""
     below = (difference < 0).to(difference.dtype)
@@ -125,6 +131,11 @@ def smoothed(
     return torch.clamp(action + shift, low, high)
 
 
+def relative_value(q: Tensor, weight: Tensor | float) -> Tensor:
+    """weight * mean(q) / mean |q|, the size a constant (TD3+BC, 2106.06860, eq. 5)."""
+    return weight * q.mean() / q.detach().abs().mean().clamp(min=1e-8)
+
+
 def chosen(values: Tensor, action: Tensor) -> Tensor:
     """values[..., b, action[b]]: from [..., B, n] and [B] int64 to [..., B]."""
     index = action.expand(values.shape[:-1]).unsqueeze(-1)
@@ -134,6 +145,11 @@ def chosen(values: Tensor, action: Tensor) -> Tensor:
 def action_distance(action: Tensor, logged: Tensor, half: Tensor) -> Tensor:
     """Root mean square distance of actions [B, A] from logged ones, in half ranges."""
     return ((action - logged) / half).square().mean().sqrt()
+
+
+def differing_share(action: Tensor, logged: Tensor) -> Tensor:
+    """Share of discrete actions [B] that are not the logged ones."""
+    return (action != logged).to(torch.get_default_dtype()).mean()
 
 
 def value_metrics(q: Tensor, target: Tensor) -> dict[str, Tensor]:

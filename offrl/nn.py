@@ -290,11 +290,17 @@ class Deterministic(NamedTuple):
     """One action an observation; it has no density."""
 
     action: Tensor  # [B, A]
-    half: Tensor  # [A], half the range of the bounds
+    low: Tensor  # [A]
+    high: Tensor  # [A]
 
     def mode(self) -> Tensor:
         """The action itself."""
         return self.action
+
+    @property
+    def half(self) -> Tensor:
+        """Half the range of the bounds, [A]."""
+        return (self.high - self.low) / 2
 
 
 class Head(nn.Module):
@@ -343,9 +349,9 @@ class DeterministicPolicy(Head):
         self.register_buffer("action_high", torch.ones(action_dim))
 
     def forward(self, obs: Tensor) -> Deterministic:
-        half = (self.action_high - self.action_low) / 2
-        mean = self.action_low + half * (1 + torch.tanh(self.net(self.normalize(obs))))
-        return Deterministic(torch.clamp(mean, self.action_low, self.action_high), half)
+        low, high = self.action_low, self.action_high
+        action = low + (high - low) / 2 * (1 + torch.tanh(self.net(self.normalize(obs))))
+        return Deterministic(torch.clamp(action, low, high), low, high)
 
 
 class CategoricalPolicy(Head):

@@ -54,6 +54,11 @@ class TestImportCost:
         assert "h5py" in names
         assert not names & {"torch", "pandas", "mujoco", "pyarrow"}
 
+    def test_exact_answers_need_numpy_alone(self):
+        names, _ = loaded_by("import offrl.tabular")
+        assert "numpy" in names
+        assert not names & {"torch", "pandas", "scipy", "gymnasium", "h5py", "minari"}
+
 
 class TestPublicNames:
     def test_every_name_resolves_and_is_listed(self):

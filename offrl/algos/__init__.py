@@ -12,8 +12,11 @@ from offrl.errors import ConfigError, NotFoundError, suggest
 ALGORITHMS = {
     "awr": "offrl.algos.awr:AWR",
     "bc": "offrl.algos.bc:BC",
+    "ddpg": "offrl.algos.ddpg:DDPG",
+    "dqn": "offrl.algos.dqn:DQN",
     "iwpg": "offrl.algos.iwpg:IWPG",
     "td3": "offrl.algos.td3:TD3",
+    "td3-bc": "offrl.algos.td3_bc:TD3BC",
 }
 
 

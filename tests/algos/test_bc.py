@@ -115,7 +115,7 @@ def test_a_categorical_head_minimises_cross_entropy():
 def test_a_deterministic_head_minimises_the_squared_error_in_half_ranges():
     loss, _, pi, batch = loss_of(Trial(BC, discrete=False, settings={"head": "deterministic"}))
     assert loss == pytest.approx(float((pi.action - batch.action).square().mean()), abs=1e-12)
-    wide = pi._replace(half=torch.tensor([2.0]))
+    wide = pi._replace(low=torch.tensor([-2.0]), high=torch.tensor([2.0]))
     scaled = ((wide.action - batch.action) / 2).square().mean()
     assert float(scaled) == pytest.approx(loss / 4)
 
