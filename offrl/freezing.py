@@ -15,6 +15,8 @@ from offrl import ratios
 from offrl.algorithm import AlgorithmConfig, Peers
 from offrl.learner import Learner, Metrics
 
+HIGHEST_MEAN, LOWEST_MEAN = 1.1, 0.7  # of the first ratios, with five standard errors to spare
+
 REASONS = {
     1: "KL(mu || pi) had grown by {:.3g} since the start, more than stop_kl = {:g}",
     2: "the effective sample size was down to {:.2g} of that at the start, below stop_ess = {:g}",
@@ -113,8 +115,30 @@ def adapted_coefficient(learner: Learner, target: float, name: str) -> Learner:
     return learner.note(coefficient=now)
 
 
-def account(learner: Learner, config: FreezingConfig) -> str:
-    """At which step the policy was frozen and why, as a sentence; empty where it was not."""
+def remarks(learner: Learner, config: FreezingConfig) -> tuple[str, ...]:
+    """What was wrong with the first ratios; at which step the policy was frozen, and why."""
+    return tuple(text for text in (_strange(learner), _account(learner, config)) if text)
+
+
+def _strange(learner: Learner) -> str:
+    """Whether the first mean ratio is not 1, as that of any policy to the one that acted is.
+
+    The policy is the fitted behaviour then, so that few of its actions lie where the one that acted
+    has none; the bounds allow for those, and five standard errors for chance.
+    """
+    mean, error, ess = (
+        float(learner.scalar(f"start_{name}")) for name in ("ratio_mean", "ratio_error", "ess")
+    )
+    if mean - 5 * error <= HIGHEST_MEAN and mean + 5 * error >= LOWEST_MEAN:
+        return ""
+    return (
+        f"The mean ratio is {mean:.3g}, where it should be 1, at an effective sample size of"
+        f" {ess:.2g} of the data; the logged probabilities do not belong to these actions."
+        " Use --behavior fitted."
+    )
+
+
+def _account(learner: Learner, config: FreezingConfig) -> str:
     reason = int(learner.scalar("stopped"))
     if not reason:
         return ""

@@ -134,10 +134,13 @@ class Training:
             self._line(f"seed {event.seed}, step {event.step}: return {mean} {bounds}")
         elif isinstance(event, Diverged):
             self._line(f"seed {event.seed} stopped at step {event.step}: {event.message}")
-        elif isinstance(event, Finished) and event.seed in self.moved:
-            rate = event.step / max(event.seconds, 1e-9)
-            done = f"{event.step} steps in {event.seconds:.1f} s"
-            self._line(f"seed {event.seed}: {done}, {rate:.0f} steps/s")
+        elif isinstance(event, Finished):
+            if event.seed in self.moved:
+                rate = event.step / max(event.seconds, 1e-9)
+                done = f"{event.step} steps in {event.seconds:.1f} s"
+                self._line(f"seed {event.seed}: {done}, {rate:.0f} steps/s")
+            for text in event.remarks:
+                self._line(f"seed {event.seed}: {text}")
 
     def _trained(self, event: Any) -> None:
         rate = f"{event.steps_per_second:.0f} steps/s"

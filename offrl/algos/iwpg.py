@@ -210,6 +210,9 @@ class IWPG(Algorithm[IWPGConfig]):
     def facts(self, table: Table) -> dict[str, str]:
         return self.behavior.facts(table)
 
+    def remarks(self, learner: Learner) -> tuple[str, ...]:
+        return freezing.remarks(learner, self.config)
+
     def holdout(self, nets: Nets, batch: Batch) -> Metrics:
         return {"holdout/log_prob": nets.policy(batch.obs).log_prob(batch.action).mean()}
 
