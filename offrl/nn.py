@@ -235,16 +235,27 @@ class Squashed(NamedTuple):
         u = self.mean + self.log_std.exp() * noise
         return self._stretch(torch.tanh(u)), self._log_density(u, noise)
 
-    def log_prob(self, action: Tensor) -> Tensor:
+    def log_density(self, action: Tensor) -> Tensor:
         """Log density in environment units, [B]; an action at a bound counts just inside it."""
         half = (self.high - self.low) / 2
         inside = ((action - self.low) / half - 1).clamp(-1 + 1e-5, 1 - 1e-5)
         u = torch.atanh(inside)
         return self._log_density(u, (u - self.mean) / self.log_std.exp())
 
-    def log_density(self, action: Tensor) -> Tensor:
-        """The same as `log_prob`: nothing is clipped when acting."""
-        return self.log_prob(action)
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-probability of an executed action, [B].
+
+        Density inside; at a bound the mass of all that is rounded to it in the action's type.
+        """
+        at_low, at_high = action <= self.low, action >= self.high
+        middle = (self.low + self.high) / 2
+        x = torch.where(at_low | at_high, middle, action.to(self.mean.dtype))
+        u, std = self._inverse(x), self.log_std.exp()
+        first, last = (self._inverse(x) for x in self._rounded(action.dtype))
+        inside = self._log_densities(u, (u - self.mean) / std)
+        below = torch.special.log_ndtr((first - self.mean) / std)
+        above = torch.special.log_ndtr((self.mean - last) / std)
+        return torch.where(at_low, below, torch.where(at_high, above, inside)).sum(-1)
 
     @property
     def log_half(self) -> Tensor:
@@ -252,14 +263,31 @@ class Squashed(NamedTuple):
         return ((self.high - self.low) / 2).log().sum()
 
     def _log_density(self, u: Tensor, z: Tensor) -> Tensor:
+        return self._log_densities(u, z).sum(-1)
+
+    def _log_densities(self, u: Tensor, z: Tensor) -> Tensor:
         normal = -0.5 * z.square() - self.log_std - 0.5 * LOG_2PI
         # log(1 - tanh(u)^2) without cancellation: exact far out, where 1 - tanh^2 rounds to 0
         squash = 2 * (math.log(2) - u - functional.softplus(-2 * u))
-        return (normal - squash).sum(-1) - self.log_half
+        return normal - squash - ((self.high - self.low) / 2).log()
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        return 0.5 * ((x - self.low).log() - (self.high - x).log())
+
+    def _rounded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Where rounding to a number of type `dtype` begins to give the low and the high bound."""
+        low, high = self.low.to(dtype), self.high.to(dtype)
+        return _halfway(low, high, self.low.dtype), _halfway(high, low, self.low.dtype)
 
     def _stretch(self, squashed: Tensor) -> Tensor:
         half = (self.high - self.low) / 2
         return torch.clamp(self.low + half * (1 + squashed), self.low, self.high)
+
+
+def _halfway(bound: Tensor, towards: Tensor, dtype: torch.dtype) -> Tensor:
+    beside = torch.nextafter(bound, towards).to(dtype)
+    middle = (bound.to(dtype) + beside) / 2
+    return torch.where(middle == bound, beside, middle)  # of one type there is no half
 
 
 class Greedy(NamedTuple):

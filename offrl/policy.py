@@ -41,7 +41,7 @@ class Policy:
         flat, single = self._flatten(obs)
         rng = np.random.default_rng(rng)
         distribution = self._stochastic(flat)
-        action = distribution.sample(self._noise(distribution, rng))
+        action = _drawn(distribution, rng)
         log_prob = distribution.log_prob(action).double().cpu().numpy()
         return self._unflatten(action, single), float(log_prob[0]) if single else log_prob
 
@@ -55,7 +55,7 @@ class Policy:
                 f"{len(flat)} observations and actions of the shape {actions.shape} do not pair.",
                 "Give one action for each observation.",
             )
-        tensor = torch.as_tensor(self.spec.flatten_actions(actions), device=self.device)
+        tensor = torch.as_tensor(self.spec.flatten_actions(actions))
         log_prob = self._stochastic(flat).log_prob(tensor).double().cpu().numpy()
         return float(log_prob[0]) if single else log_prob
 
@@ -63,8 +63,7 @@ class Policy:
         """Flat actions for flat observations [B, obs_dim]: the mode, or a sample given `rng`."""
         if rng is None:
             return self._distribution(flat_obs).mode().cpu().numpy()
-        distribution = self._stochastic(flat_obs)
-        return distribution.sample(self._noise(distribution, rng)).cpu().numpy()
+        return _drawn(self._stochastic(flat_obs), rng).cpu().numpy()
 
     def _distribution(self, flat_obs: np.ndarray) -> Any:
         with torch.no_grad():
@@ -77,14 +76,10 @@ class Policy:
                 "A deterministic policy has no density to sample from or score.",
                 "Train with a stochastic head (for bc: --head gaussian), or use predict().",
             )
-        return distribution
-
-    def _noise(self, distribution: Any, rng: np.random.Generator) -> Tensor:
-        if isinstance(distribution, Categorical | Greedy):
-            draws = rng.random(len(distribution.log_probs))
-        else:
-            draws = rng.standard_normal(tuple(distribution.mean.shape))
-        return torch.as_tensor(draws, dtype=torch.float32, device=self.device)
+        if not isinstance(distribution, tuple):  # of a network of one's own
+            return distribution
+        # In float64 a score is exact to the rounding of the action, at and near a bound too.
+        return type(distribution)(*(tensor.cpu().double() for tensor in distribution))
 
     def _flatten(self, obs: Any) -> tuple[np.ndarray, bool]:
         obs = self.spec.encode_obs(obs)
@@ -95,6 +90,14 @@ class Policy:
     def _unflatten(self, action: Tensor, single: bool) -> Any:
         rows = action.cpu().numpy()
         return self.spec.env_action(rows[0]) if single else self.spec.env_actions(rows)
+
+
+def _drawn(distribution: Any, rng: np.random.Generator) -> Tensor:
+    """A draw, continuous actions in float32 as they are executed."""
+    if isinstance(distribution, Categorical | Greedy):
+        return distribution.sample(torch.as_tensor(rng.random(len(distribution.log_probs))))
+    noise = rng.standard_normal(tuple(distribution.mean.shape))
+    return distribution.sample(torch.as_tensor(noise)).float()
 
 
 @contextmanager

@@ -108,6 +108,78 @@ def test_entropy_of_a_batch_is_that_of_a_row():
     assert float(row.entropy()) == pytest.approx(float(rows.entropy()))
 
 
+def squashed(mean: float, std: float, low: float = -1.0, high: float = 1.0):
+    return nn.Squashed(mean * ONE[None], math.log(std) * ONE[None], low * ONE, high * ONE)
+
+
+def density(pi: nn.Squashed, u: float):
+    """The log density of the action whose inverse tanh is u."""
+    half, middle = (pi.high - pi.low) / 2, (pi.high + pi.low) / 2
+    return float(pi.log_prob((middle + half * math.tanh(u))[None]))
+
+
+def test_a_squashed_density_is_the_one_worked_out():
+    assert density(squashed(0.3, 0.7), 0.5) == pytest.approx(-0.3628509019, abs=1e-9)
+    assert density(squashed(0.3, 0.7, -2, 2), 0.5) == pytest.approx(-1.0559980824, abs=1e-9)
+    for pi in (squashed(0.3, 0.7), squashed(0.3, 0.7, -2, 2)):
+        noise = torch.tensor([[(0.5 - 0.3) / 0.7]], dtype=torch.float64)
+        action, log_density = pi.scored_sample(noise)
+        assert float(action) == pytest.approx(float(pi.high) * 0.4621171573, abs=1e-9)
+        assert float(log_density) == pytest.approx(density(pi, 0.5), abs=1e-9)
+        assert float(pi.log_density(action)) == pytest.approx(density(pi, 0.5), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(-0.6030799158, id="without the slope of the tanh"),
+        pytest.param(-0.6030799158 - 0.2402290139, id="the slope added"),
+        pytest.param(-0.3628509019 + math.log(2), id="half range turned round"),
+    ],
+)
+def test_the_number_tells_a_wrong_squashed_density(wrong: float):
+    assert density(squashed(0.3, 0.7), 0.5) != pytest.approx(wrong, abs=1e-3)
+    assert density(squashed(0.3, 0.7, -2, 2), 0.5) != pytest.approx(wrong, abs=1e-3)
+
+
+def test_the_slope_of_the_tanh_is_exact_far_out():
+    pi = squashed(20.0, 1.0)
+    _, log_density = pi.scored_sample(torch.zeros(1, 1, dtype=torch.float64))
+    slope = -0.5 * math.log(2 * math.pi) - float(log_density)
+    assert slope == pytest.approx(-38.6137056389, abs=1e-9)  # with 1e-6 inside the log: -13.8
+
+
+def test_the_mode_of_a_squashed_policy_is_not_its_mean():
+    pi, noise = squashed(0.3, 0.7), torch.linspace(-9, 9, 4001, dtype=torch.float64)[:, None]
+    weight = (-0.5 * noise.square()).exp() / math.sqrt(2 * math.pi)
+    mean = torch.trapezoid((pi.sample(noise) * weight)[:, 0], noise[:, 0])
+    assert float(pi.mode()) == pytest.approx(0.2913126125, abs=1e-9)
+    assert float(mean) == pytest.approx(0.2159522428, abs=1e-8)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.3, 0.7), (-4.0, 2.0), (9.0, 1.0), (30.0, 3.0)])
+def test_a_squashed_density_and_the_masses_at_its_bounds_add_up_to_one(mean: float, std: float):
+    pi = squashed(mean, std, -1.0, 3.0)
+    # Between these, halfway to the next number, a float32 is not rounded to a bound.
+    ends = [(b + float(np.nextafter(np.float32(b), np.float32(1)))) / 2 for b in (-1.0, 3.0)]
+    first, last = (0.5 * math.log((x + 1) / (3 - x)) for x in ends)
+    u = torch.linspace(first, last, 200_001, dtype=torch.float64)[:, None]
+    logistic = torch.sigmoid(2 * u)
+    slope = 8 * logistic * (1 - logistic)
+    inside = torch.trapezoid(pi.log_prob(-1 + 4 * logistic).exp() * slope[:, 0], u[:, 0])
+    masses = pi.log_prob(torch.tensor([[-1.0], [3.0]], dtype=torch.float32)).exp()
+    assert float(inside + masses.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(masses.sum()) == pytest.approx(1.0 - float(inside), abs=1e-6)
+
+
+def test_a_squashed_density_at_a_bound_is_finite():
+    pi = squashed(0.3, 0.7)
+    for bound in (-1.0, 1.0):
+        at = torch.tensor([[bound]], dtype=torch.float64)
+        assert -1000 < float(pi.log_density(at)) < 0
+        assert math.isfinite(float(pi.log_prob(at)))
+
+
 def test_a_categorical_is_drawn_as_often_as_it_says():
     probabilities = torch.tensor([[0.5, 0.0, 0.3, 0.2]], dtype=torch.float64)
     pi = nn.Categorical(probabilities.log().expand(100_000, 4))

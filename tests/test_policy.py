@@ -53,6 +53,9 @@ def row(batch: Any, k: int) -> Any:
 
 
 SPACES = [(BOX, SHIFTED), (BOX, CHOICE), (NESTED, SHIFTED), (NESTED, CHOICE)]
+STOCHASTIC = [(actions, kind) for actions, kinds in
+              ((SHIFTED, ("gaussian", "squashed")), (CHOICE, ("categorical", "greedy")))
+              for kind in kinds]  # fmt: skip
 
 
 @pytest.mark.parametrize(("observations", "actions"), SPACES)
@@ -81,11 +84,12 @@ def test_a_seed_is_as_good_as_a_generator():
     np.testing.assert_array_equal(by_seed[0], by_generator[0])
 
 
-@pytest.mark.parametrize(("observations", "actions"), SPACES)
+@pytest.mark.parametrize(("actions", "kind"), STOCHASTIC)
+@pytest.mark.parametrize("observations", [BOX, NESTED])
 def test_a_sample_has_the_log_probability_that_log_prob_gives_it(
-    observations: gym.Space[Any], actions: gym.Space[Any]
+    observations: gym.Space[Any], actions: gym.Space[Any], kind: str
 ):
-    policy, batch = policy_of(observations, actions), batch_of(observations, 40)
+    policy, batch = policy_of(observations, actions, kind), batch_of(observations, 40)
     action, log_prob = policy.sample(batch, np.random.default_rng(0))
     assert log_prob.shape == (40,)
     assert log_prob.dtype == np.float64
@@ -94,6 +98,28 @@ def test_a_sample_has_the_log_probability_that_log_prob_gives_it(
     assert actions.contains(one)
     assert isinstance(its, float)
     assert policy.log_prob(row(batch, 0), one) == pytest.approx(its, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("mean", [-30.0, -8.6, 0.0, 8.6, 30.0])
+def test_a_squashed_policy_draws_its_bounds_as_often_as_it_says(mean: float):
+    policy = policy_of(BOX, gym.spaces.Box(-1, 3, (1,), np.float32), "squashed")
+    head: Any = policy.network
+    head.net.head.weight.zero_()
+    head.net.head.bias.copy_(torch.tensor([mean, 0.0]))
+    action, log_prob = policy.sample(np.zeros((20_000, 3), np.float32), 0)
+    assert np.isfinite(log_prob).all()
+    for bound in (-1.0, 3.0):
+        said = float(np.exp(policy.log_prob(np.zeros(3, np.float32), np.array([bound]))))
+        assert float((action == bound).mean()) == pytest.approx(said, abs=0.012)
+
+
+def test_a_greedy_policy_is_sure_of_its_action():
+    policy, obs = policy_of(BOX, CHOICE, "greedy"), np.zeros(3, np.float32)
+    best = policy.predict(obs)
+    assert policy.sample(obs, 0) == (best, 0.0)
+    assert [policy.log_prob(obs, a) for a in (5, 6, 7)] == [
+        0.0 if a == best else -np.inf for a in (5, 6, 7)
+    ]
 
 
 def test_discrete_probabilities_add_up_over_the_actions_of_the_environment():

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from offrl.checkpoint import load_run
 from offrl.collect.agents import Agent
-from offrl.collect.distributions import Bounds, Choices, Clipped, Point
+from offrl.collect.distributions import Bounds, Choices, Clipped, Point, Squashed
 from offrl.collect.networks import Floats, Layer, Network, layer
 from offrl.data.spec import Spec
 from offrl.errors import ConfigError
@@ -20,6 +20,8 @@ from offrl.nn import (
     Deterministic,
     DeterministicPolicy,
     GaussianPolicy,
+    GreedyPolicy,
+    SquashedPolicy,
 )
 from offrl.policy import Policy, threads
 
@@ -62,6 +64,17 @@ def agent_of(policy: Policy) -> Agent:
         return Agent(
             lambda obs: Point(bounds.action(action(spec.flatten_obs_one(obs)))), stochastic=False
         )
+    if type(network) is SquashedPolicy:
+        return Agent(_squashed(network, spec), True)
+    if type(network) is GreedyPolicy:
+        values, start = _forward(network), spec.action_start
+        mean, std = network.return_mean.numpy(), network.return_std.numpy()
+
+        def best(obs: Any) -> Point:
+            value = mean + std * values(spec.flatten_obs_one(obs))  # ties as torch has them
+            return Point(start + int(value.argmax()))
+
+        return Agent(best, stochastic=False)
     if type(network) is CategoricalPolicy:
         logits, start = _forward(network), spec.action_start
         return Agent(lambda obs: Choices(logits(spec.flatten_obs_one(obs)), start), True)
@@ -93,8 +106,26 @@ class _ByTorch:
         return isinstance(space, spaces.Box) and Bounds(space).at_bound(action)
 
 
+def _squashed(network: SquashedPolicy, spec: Spec) -> Callable[[Any], Squashed]:
+    space, forward = _box(spec), _forward(network)
+    low, high = (
+        bound.numpy().reshape(space.shape) for bound in (network.action_low, network.action_high)
+    )  # those of the data where the space has none
+    stretch = Bounds(spaces.Box(low, high, space.shape, space.dtype.type)).stretched()
+
+    def at(obs: Any) -> Squashed:
+        mean, log_std = np.split(forward(spec.flatten_obs_one(obs)).astype(np.float64), 2)
+        return Squashed(mean, np.exp(log_std.clip(-20, 2)), stretch)
+
+    return at
+
+
 def _forward(
-    network: GaussianPolicy | DeterministicPolicy | CategoricalPolicy,
+    network: GaussianPolicy
+    | DeterministicPolicy
+    | CategoricalPolicy
+    | SquashedPolicy
+    | GreedyPolicy,
 ) -> Callable[[Floats], Floats]:
     normalize, net = network.normalize, network.net
     mean, std = normalize.obs_mean.numpy(), normalize.obs_std.numpy()

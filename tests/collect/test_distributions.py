@@ -14,6 +14,7 @@ from scipy import integrate, special, stats
 from offrl.collect.distributions import Bounds, Choices, Clipped, Distribution, Point, Squashed
 from offrl.errors import ConfigError
 from offrl.nn import Gaussian
+from offrl.nn import Squashed as TorchSquashed
 
 LOW, HIGH = -1.0, 3.0
 BOX = spaces.Box(LOW, HIGH, (1,), np.float32)
@@ -137,6 +138,22 @@ class TestSquashed:
         drawn = distribution.sample(np.random.default_rng(0))
         assert drawn == box.high
         assert distribution.log_prob(drawn) == pytest.approx(0.0, abs=1e-6)
+
+    @pytest.mark.parametrize("center", [0.0, -8.0, 9.0, 40.0])
+    def test_is_what_a_trained_policy_is_scored_by(self, center: float) -> None:
+        rng = np.random.default_rng(0)
+        mean, std = center + rng.normal(size=3), rng.uniform(0.2, 2.0, 3)
+        low = np.array([-1, 0, -5], np.float32)
+        high = np.array([1, 2, 5], np.float32)
+        ours = Squashed(mean, std, Bounds(spaces.Box(low, high)).stretched())
+        theirs = TorchSquashed(
+            *(torch.tensor(v, dtype=torch.float64) for v in (mean, np.log(std), low, high))
+        )
+        for _ in range(50):
+            action = ours.sample(rng)
+            assert ours.log_prob(action) == pytest.approx(
+                float(theirs.log_prob(torch.tensor(action))), rel=1e-6, abs=1e-6
+            )
 
     def test_needs_bounds(self) -> None:
         with pytest.raises(ConfigError, match="no bounds"):
