@@ -68,10 +68,10 @@ class AWR(Algorithm[AWRConfig]):
         head = "categorical" if self.spec.discrete else "gaussian"
         sizes = (self.config.hidden_size, self.config.hidden_layers)
         shape = (self.spec.obs_dim, self.spec.action_dim, *sizes)
-        found: dict[str, nn.Module] = {"policy": policy_head(head, *shape)}
+        found = {"policy": policy_head(head, *shape), **self.advantages.networks()}
         if self.checked:
             found["behavior"] = policy_head(head, *shape)
-        return found | self.advantages.networks()
+        return found
 
     def behavior_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Negative log-likelihood of the logged actions, unweighted."""

@@ -92,8 +92,8 @@ class IWPG(Algorithm[IWPGConfig]):
         head = "categorical" if self.spec.discrete else "gaussian"
         sizes = (self.config.hidden_size, self.config.hidden_layers)
         shape = (self.spec.obs_dim, self.spec.action_dim, *sizes)
-        pair = {"policy": policy_head(head, *shape), "behavior": policy_head(head, *shape)}
-        return pair | self.advantages.networks()
+        policy = {"policy": policy_head(head, *shape)}
+        return policy | self.advantages.networks() | {"behavior": policy_head(head, *shape)}
 
     def scalars(self) -> dict[str, float]:
         coefficient = {"coefficient": self.config.kl_coefficient}
