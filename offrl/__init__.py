@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from offrl.data.writer import Writer
     from offrl.errors import OffrlError
     from offrl.evaluation.evaluate import Evaluation, evaluate
+    from offrl.grid import fit_grid
     from offrl.learner import Learner
     from offrl.policy import Policy
+    from offrl.sweeps.run import sweep
     from offrl.training import fit
 
     __version__: str
@@ -45,11 +47,13 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "export_file": "data.formats.export",
     "fit": "training",
+    "fit_grid": "grid",
     "import_file": "data.formats",
     "load": "data.dataset",
     "load_policy": "checkpoint",
     "load_run": "checkpoint",
     "record": "collect.recorder",
+    "sweep": "sweeps.run",
 }
 
 __all__ = [
@@ -70,11 +74,13 @@ __all__ = [
     "evaluate",
     "export_file",
     "fit",
+    "fit_grid",
     "import_file",
     "load",
     "load_policy",
     "load_run",
     "record",
+    "sweep",
 ]
 
 

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,14 @@ def resolve(
     resume: bool = False,
     config_file: str | Path | None = None,
     hyperparameters: dict[str, Any] | None = None,
+    together: int = 1,
     **given: Any,
 ) -> Plan:
     """Decide everything about a run; write nothing.
 
     Precedence: default < the dataset's recipe table < `config_file` < what is given here. `given`
     holds fields of `run.Settings`; None means not given. With `resume`, the settings of the run in
-    `out` stand, and only the same may be given again.
+    `out` stand, and only the same may be given again. `together` runs will share one update.
     Raises ConfigError for what makes no sense, NotFoundError for what does not exist.
     """
     folder, old = _target(out, resume)
@@ -116,7 +118,7 @@ def resolve(
             f"{least}.",
             "Give more --steps, or shorten its stages (see --help).",
         )
-    settings, notes = _resolved(settings, data)
+    settings, notes = _resolved(settings, data, together)
     notes += changed
     notes += [
         f"The recipe of {data.id} has settings for '{name}', which is no algorithm."
@@ -150,6 +152,12 @@ def resolve(
         run = replace(old, settings=replace(old.settings, algo=settings.algo))
     where = folder or _default_folder(algorithm.name, data.id)
     return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
+
+
+def beside(first: Plan, **given: Any) -> Plan:
+    """Another run of the algorithm on the data of `first`, which are opened once for both."""
+    plan = resolve(first.run.settings.algo, first.dataset, **given)
+    return replace(plan, dataset=first.dataset, reopens=first.reopens)
 
 
 def _fitted(
@@ -214,7 +222,7 @@ def _reference(dataset: Dataset) -> str:
     return dataset.id if by_id else str(dataset.path.absolute())
 
 
-def _resolved(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]]:
+def _resolved(settings: Settings, dataset: Dataset, together: int) -> tuple[Settings, list[str]]:
     holdout, tried = settings.holdout, settings.eval_env or settings.eval_every
     env_missing = _no_environment(settings, dataset) if tried or holdout is None else None
     if env_missing is not None and tried:
@@ -223,7 +231,8 @@ def _resolved(settings: Settings, dataset: Dataset) -> tuple[Settings, list[str]
         enough = round(DEFAULT_HOLDOUT * dataset.n_episodes) > 0
         holdout = DEFAULT_HOLDOUT if env_missing is not None and enough else 0.0
     device = _device(settings.device)
-    compiled, notes = _compiles(settings.compile, settings.steps * len(settings.seeds), device)
+    steps = settings.steps * len(settings.seeds) * together
+    compiled, notes = _compiles(settings.compile, steps, device)
     return replace(
         settings,
         holdout=holdout,
@@ -260,6 +269,7 @@ def _compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
     return True, ["Compiling the update: the first steps take up to a minute."]
 
 
+@cache
 def _compile_fault(device: str) -> str | None:
     """Why torch cannot compile on this machine, found by trying; None where it can."""
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):

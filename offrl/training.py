@@ -4,12 +4,11 @@ Progress bars, metrics.csv, TensorBoard and early stopping are consumers of the 
 """
 
 import copy
-import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,12 @@ from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, T
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.nn import set_precision
+from offrl.outcome import Outcome
 from offrl.plan import Plan, resolve
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
-from offrl.workers import how_many, spread, work
+from offrl.workers import Job, how_many, spread, work
 
 WAIT = 10.0  # seconds for a lock: a worker of a killed run needs a moment to save and end
 
@@ -114,49 +114,67 @@ def train(plan: Plan) -> Generator[Event]:
     Writes the run folder. Raises LockedError where another process trains in it; a seed whose
     loss stops being finite is reported as Diverged, and the others go on.
     """
-    with _locked(plan.dir):
-        _write_run(plan)
-        finished: list[Finished] = []
-        diverged: list[Diverged] = []
-        facts: dict[str, str] = {}
-        n = how_many(plan)
-        run = spread(plan, n) if n > 1 else train_seeds(plan, plan.run.settings.seeds)
-        worked = False
+    with closing(train_together((plan,))) as events:
+        for _, event in events:
+            yield event
+
+
+def train_together(plans: Sequence[Plan]) -> Generator[tuple[Plan, Event]]:
+    """Train runs on the same data that differ in traced settings alone, with one update for all.
+
+    Every run has the bits that it has by itself. Writes the folders and raises as `train` does.
+    """
+    with ExitStack() as locks:
+        for plan in plans:
+            locks.enter_context(locked(plan.dir))
+            _write_run(plan)
+        jobs = [(plan, seed) for plan in plans for seed in plan.run.settings.seeds]
+        n = how_many(*plans)
+        shares = [jobs[k::n] for k in range(n)]  # each is taken in turn by one process
+        outcomes = {plan.dir: Outcome() for plan in plans}
+        run = spread(shares) if n > 1 else _named(jobs)
         with closing(run):
-            for event in run:
-                worked = worked or isinstance(event, Trained | Saved)
-                if isinstance(event, Started):
-                    facts = event.facts
-                if isinstance(event, Finished):
-                    finished.append(event)
-                if isinstance(event, Diverged):
-                    diverged.append(event)
-                yield event
-        if worked or not (plan.dir / "result.json").exists():
-            _write_result(plan, n, finished, diverged, facts)
+            for plan, event in run:
+                outcomes[plan.dir].take(event)
+                yield plan, event
+        for plan in plans:
+            if outcomes[plan.dir].worked or not (plan.dir / "result.json").exists():
+                mine = [[seed for one, seed in share if one is plan] for share in shares]
+                outcomes[plan.dir].write(plan, mine)
 
 
-def train_seeds(plan: Plan, seeds: Iterable[int]) -> Generator[Event]:
-    """Train some seeds of a run, one after the other, in this process."""
-    run, settings = plan.run, plan.run.settings
-    transitions = plan.dataset.transitions
+def _named(jobs: Sequence[Job]) -> Generator[tuple[Plan, Event]]:
+    with closing(train_jobs(jobs)) as events:
+        for job, event in events:
+            yield jobs[job][0], event
+
+
+def train_jobs(jobs: Sequence[Job]) -> Generator[tuple[int, Event]]:
+    """Train seeds of runs on the same data, one after the other, in this process, with one update.
+
+    Yields the number of the job with each event.
+    """
+    first = jobs[0][0]
+    transitions, device = first.dataset.transitions, first.run.settings.device
     held, kept = None, None
-    if run.held_out:
-        held_out = np.array(run.held_out, dtype=np.int64)
+    if first.run.held_out:
+        held_out = np.array(first.run.held_out, dtype=np.int64)
         kept = np.setdiff1d(np.arange(transitions.n_episodes), held_out)
-        held = Table.of(transitions, settings.device, episodes=held_out)
-    table = Table.of(transitions, settings.device, episodes=kept)
-    algorithm = plan.algorithm(plan.config, plan.dataset.spec)
-    rows, notes, update = algorithm.rows(table), _notes(plan, table), None
-    for seed in seeds:
-        with _locked(plan.dir / f"seed_{seed}"), threads(settings.threads):
+        held = Table.of(transitions, device, episodes=held_out)
+    table = Table.of(transitions, device, episodes=kept)
+    notes, update = _notes(first, table), None
+    for number, (plan, seed) in enumerate(jobs):
+        settings, folder = plan.run.settings, plan.dir / f"seed_{seed}"
+        algorithm = plan.algorithm(plan.config, plan.dataset.spec)
+        with locked(folder), threads(settings.threads):
             modules, state = start(algorithm, table, seed, settings.precision)
-            if update is None:  # one compiled graph serves every seed
+            if update is None:  # one compiled graph serves every job
                 update = make_update(algorithm, modules, compiled=settings.compile == "on")
-            sampler = Sampler(table, seed, plan.config.batch_size, rows, algorithm.draws())
-            folder = plan.dir / f"seed_{seed}"
+            rows, draws = algorithm.rows(table), algorithm.draws()
+            sampler = Sampler(table, seed, plan.config.batch_size, rows, draws)
             job = _Job(plan, algorithm, seed, folder, modules, sampler, held)
-            yield from job.events(state, update, notes)
+            for event in job.events(state, update, notes):
+                yield number, event
             notes = ()
 
 
@@ -301,7 +319,8 @@ class _Job:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where it is not there, for this process alone; else LockedError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
@@ -330,38 +349,5 @@ def _write_run(plan: Plan) -> None:
     write_file(plan.dir / "run.toml", plan.run.to_toml().encode())
 
 
-def _write_result(
-    plan: Plan,
-    n: int,
-    finished: list[Finished],
-    diverged: list[Diverged],
-    facts: dict[str, str],
-) -> None:
-    path, settings = plan.dir / "result.json", plan.run.settings
-    old = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    taking = {event.seed: event.seconds for event in finished}
-    shares = [settings.seeds[k::n] for k in range(n)]  # those of a process one after the other
-    seconds = sum(taking.values())
-    taken = sum(event.step for event in finished)
-    result = {
-        "format": FORMAT,
-        "run": str(plan.dir),
-        "algo": settings.algo,
-        "dataset": settings.dataset,
-        "fingerprint": plan.run.fingerprint,
-        "steps": settings.steps,
-        "seeds": list(settings.seeds),
-        "held_out_episodes": len(plan.run.held_out),
-        "checkpoint": "last",
-        **facts,
-        "diverged": {str(event.seed): event.message for event in diverged},
-        "remarks": {str(event.seed): list(event.remarks) for event in finished if event.remarks},
-        "steps_per_second": taken / seconds if seconds else None,  # of one process
-        "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
-        "versions": plan.run.versions,
-    }
-    write_file(path, json.dumps({**old, **result}, indent=2).encode())
-
-
 if __name__ == "__main__":
-    sys.exit(work(sys.argv[1:], train_seeds))
+    sys.exit(work(sys.argv[1:], train_jobs))

@@ -1,8 +1,8 @@
 """Seeds in processes of their own: one thread each, so every seed has the bits of a lone run.
 
-A worker is `python -m offrl.training RUN ALGO SEED...`: it opens the run that its parent resolved,
-trains those seeds and prints one JSON event a line. When its standard input closes, because the
-parent stops or was killed, it saves where it stands and ends.
+A worker is `python -m offrl.training ALGO RUN SEED [RUN SEED ...]`: it opens the runs that its
+parent resolved, trains those seeds and prints one JSON event a line. When its standard input
+closes, because the parent stops or was killed, it saves where it stands and ends.
 """
 
 import _thread
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import IO
@@ -22,31 +22,33 @@ from typing import IO
 from offrl import errors
 from offrl.errors import OffrlError
 from offrl.events import Event, Started, from_dict, to_dict
-from offrl.plan import Plan, resolve
+from offrl.plan import Plan, beside, resolve
 
 SPREAD_FROM = 20_000  # steps of all seeds together that pay for starting processes
 GRACE = 8.0  # seconds in which a worker saves and ends once its parent is gone
 
 
-def how_many(plan: Plan) -> int:
-    """Processes worth starting for a run: 1 where only this one has its data."""
-    settings = plan.run.settings
-    together = settings.steps * len(settings.seeds)
+Job = tuple[Plan, int]  # one seed of a run
+
+
+def how_many(*plans: Plan) -> int:
+    """Processes worth starting for runs together: 1 where only this one has their data."""
+    plan, settings = plans[0], plans[0].run.settings
+    jobs = sum(len(one.run.settings.seeds) for one in plans)
+    together = settings.steps * jobs
     if not plan.reopens or settings.device != "cpu" or together < SPREAD_FROM:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(len(settings.seeds), (cores or 1) // settings.threads))
+    return max(1, min(jobs, (cores or 1) // settings.threads))
 
 
-def spread(plan: Plan, n: int) -> Generator[Event]:
-    """The events of all seeds, from n processes as they come.
+def spread(shares: Sequence[Sequence[Job]]) -> Generator[tuple[Plan, Event]]:
+    """The events of all jobs, as they come, from a process for each share of them.
 
-    A process that dies takes only its own seeds along; raises OffrlError once the others are done.
+    A process that dies takes only its own jobs along; raises OffrlError once the others are done.
     """
-    seeds = plan.run.settings.seeds
     lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
-    shares = [seeds[k::n] for k in range(n)]
-    processes = [_start(plan, share) for share in shares]
+    processes = [_start(share) for share in shares]
     readers = [
         threading.Thread(target=_forward, args=(process.stdout, k, lines), daemon=True)
         for k, process in enumerate(processes)
@@ -55,7 +57,7 @@ def spread(plan: Plan, n: int) -> Generator[Event]:
         reader.start()
     faults: list[OffrlError] = []
     try:
-        running, told = n, set[str]()  # every process has the same notes; once is enough
+        running, told = len(shares), set[str]()  # every process has the same notes; once is enough
         while running:
             k, line = lines.get()
             if line is None:
@@ -65,11 +67,12 @@ def spread(plan: Plan, n: int) -> Generator[Event]:
                 kind = getattr(errors, message["error"], OffrlError)
                 faults.append(kind(message["cause"], message["remedy"]))
             else:
+                plan, _ = shares[k][message.pop("job")]
                 event = from_dict(message)
                 if isinstance(event, Started):
                     fresh = tuple(note for note in event.notes if note not in told)
                     event, told = replace(event, notes=fresh), told | set(fresh)
-                yield event
+                yield plan, event
     finally:
         for process in processes:
             if process.stdin:
@@ -81,8 +84,9 @@ def spread(plan: Plan, n: int) -> Generator[Event]:
         raise faults[0]
 
 
-def _start(plan: Plan, seeds: tuple[int, ...]) -> "subprocess.Popen[str]":
-    words = [str(plan.dir), plan.run.settings.algo, *map(str, seeds)]
+def _start(share: Sequence[Job]) -> "subprocess.Popen[str]":
+    pairs = [(str(plan.dir), str(seed)) for plan, seed in share]
+    words = [share[0][0].run.settings.algo, *(word for pair in pairs for word in pair)]
     return subprocess.Popen(
         [sys.executable, "-m", "offrl.training", *words],
         stdin=subprocess.PIPE,
@@ -99,26 +103,33 @@ def _forward(stream: IO[str], k: int, lines: "queue.Queue[tuple[int, str | None]
 
 
 def _fault(
-    process: "subprocess.Popen[str]", seeds: tuple[int, ...], known: list[OffrlError]
+    process: "subprocess.Popen[str]", share: Sequence[Job], known: list[OffrlError]
 ) -> list[OffrlError]:
     code = process.wait()
     if code == 0 or known:
         return []
     how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-    names = ", ".join(map(str, seeds))
+    names = ", ".join(str(seed) for seed in dict.fromkeys(seed for _, seed in share))
     return [OffrlError(f"The process of seed {names} {how}.", "Go on with --resume.")]
 
 
-def work(words: list[str], train_seeds: Callable[[Plan, tuple[int, ...]], Iterator[Event]]) -> int:
-    """Train the seeds named by RUN ALGO SEED...; the exit status."""
-    folder, algo, seeds = words[0], words[1], tuple(int(s) for s in words[2:])
-    _stop_with_parent()
+def work(
+    words: list[str], train_jobs: Callable[[Sequence[Job]], Iterator[tuple[int, Event]]]
+) -> int:
+    """Train what ALGO RUN SEED [RUN SEED ...] names; the exit status."""
+    algo, folders, seeds = words[0], words[1::2], words[2::2]
+    stop_with_parent()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints must not be read as an event
     try:
-        plan = resolve(algo, out=folder, resume=True)
-        for event in train_seeds(plan, seeds):
-            print(json.dumps(to_dict(event)), file=events, flush=True)
+        first = resolve(algo, out=folders[0], resume=True)
+        plans = {folders[0]: first}
+        for folder in folders:
+            if folder not in plans:
+                plans[folder] = beside(first, out=folder, resume=True)
+        jobs = [(plans[folder], int(seed)) for folder, seed in zip(folders, seeds, strict=True)]
+        for job, event in train_jobs(jobs):
+            print(json.dumps({"job": job, **to_dict(event)}), file=events, flush=True)
     except OffrlError as error:
         kind = type(error).__name__
         fault = {"error": kind, "cause": error.cause, "remedy": error.remedy}
@@ -129,9 +140,12 @@ def work(words: list[str], train_seeds: Callable[[Plan, tuple[int, ...]], Iterat
     return 0
 
 
-def _stop_with_parent() -> None:
+def stop_with_parent(
+    take: Callable[[bytes | None], None] | None = None, busy: Callable[[], bool] = lambda: True
+) -> None:
     """Raise KeyboardInterrupt in the main thread, once, when standard input closes.
 
+    Lines that arrive before go to `take`, then None; a worker that is not busy ends by that.
     Ctrl-C in a terminal reaches every process of it; it is left to the parent, which closes our
     input, so that one stop cannot interrupt the saving that another began.
     """
@@ -141,11 +155,18 @@ def _stop_with_parent() -> None:
         raise KeyboardInterrupt
 
     def watch() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the process ends
-            pass
-        _thread.interrupt_main(signal.SIGTERM)
-        time.sleep(GRACE)
-        os._exit(1)
+        rest = b""
+        while chunk := os.read(0, 65536):  # not sys.stdin: its lock would be held at the end
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if take:
+                    take(line)
+        if take:
+            take(None)
+        if busy():
+            _thread.interrupt_main(signal.SIGTERM)
+            time.sleep(GRACE)
+            os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)

@@ -67,7 +67,7 @@ ELSEWHERE = {
     "show": "offrl data show",
     "version": "offrl --version",
 }
-ORDER = ("demo", "doctor", "collect", "data", "algos", "train", "eval")
+ORDER = ("demo", "doctor", "collect", "data", "algos", "train", "eval", "sweep")
 
 
 class Group(TyperGroup):

@@ -67,6 +67,7 @@ CONVERSIONS = {
 
 
 GIVEN = "offrl.hyperparameters"  # where the context holds them
+GRID_PAGE = "grid.toml"  # what a grid's folder holds in place of a run.toml
 PREFIX = "hyperparameter_"  # apart from the names of train's own parameters
 RENAMED = {peer: CONVERSIONS.get(peer, ours) for ours in PEERS for peer in PEERS[ours].split()}
 
@@ -131,7 +132,9 @@ def value_of(option: str, args: Sequence[str]) -> str | None:
 def _files(args: Sequence[str]) -> list[Path]:
     config, out = value_of("--config", args), value_of("--out", args)
     files = [] if config is None else [Path(config)]
-    return [*files, Path(out) / "run.toml"] if out is not None and "--resume" in args else files
+    if out is not None and "--resume" in args:
+        files += [Path(out) / "run.toml", Path(out) / GRID_PAGE]
+    return files
 
 
 def _table(file: Path) -> dict[str, Any]:

@@ -78,11 +78,11 @@ class Training:
     def __init__(self, label: str, steps: int) -> None:
         self.label, self.steps = clean(label), steps
         self.live = is_terminal(sys.stderr)
-        self.printed: dict[int, float] = {}
-        self.moved: set[int] = set()  # seeds that took a step in this sitting
+        self.printed: dict[str, float] = {}
+        self.moved: set[str] = set()  # seeds that took a step in this sitting
         self.started = time.monotonic()
         self._bar: Any = None
-        self._tasks: dict[int, Any] = {}
+        self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> "Training":
         if self.live:
@@ -114,53 +114,51 @@ class Training:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, event: "Event") -> None:
-        """Show one event of a training run."""
+    def __call__(self, event: "Event", point: str = "") -> None:
+        """Show one event of a training run, the run being one `point` of a grid where named."""
         from offrl.events import Diverged, Evaluated, Finished, Started, Trained
 
+        who = f"{point} seed {event.seed}".strip()
         if isinstance(event, Started):
             for text in event.notes:
                 self._line(f"note: {text}")
             if event.step == self.steps:
-                self._line(f"seed {event.seed} has taken its {event.step} steps already")
+                self._line(f"{who} has taken its {event.step} steps already")
             elif event.step:
-                self._line(f"seed {event.seed} goes on from step {event.step}")
+                self._line(f"{who} goes on from step {event.step}")
         elif isinstance(event, Trained):
-            self._trained(event)
-            self.moved.add(event.seed)
+            self._trained(event, who)
+            self.moved.add(who)
         elif isinstance(event, Evaluated):
             mean = number(event.evaluation["return_mean"])
             bounds = interval(event.evaluation["return_ci"])
-            self._line(f"seed {event.seed}, step {event.step}: return {mean} {bounds}")
+            self._line(f"{who}, step {event.step}: return {mean} {bounds}")
         elif isinstance(event, Diverged):
-            self._line(f"seed {event.seed} stopped at step {event.step}: {event.message}")
+            self._line(f"{who} stopped at step {event.step}: {event.message}")
         elif isinstance(event, Finished):
-            if event.seed in self.moved:
+            if who in self.moved:
                 rate = event.step / max(event.seconds, 1e-9)
                 done = f"{event.step} steps in {event.seconds:.1f} s"
-                self._line(f"seed {event.seed}: {done}, {rate:.0f} steps/s")
+                self._line(f"{who}: {done}, {rate:.0f} steps/s")
             for text in event.remarks:
-                self._line(f"seed {event.seed}: {text}")
+                self._line(f"{who}: {text}")
 
-    def _trained(self, event: Any) -> None:
+    def _trained(self, event: Any, who: str) -> None:
         rate = f"{event.steps_per_second:.0f} steps/s"
         metrics = main_metrics(event.metrics)
         if self._bar is not None:
-            if event.seed not in self._tasks:
-                name = f"{self.label} seed {event.seed}"
-                self._tasks[event.seed] = self._bar.add_task(
-                    name, total=self.steps, rate="", metrics=""
+            if who not in self._tasks:
+                self._tasks[who] = self._bar.add_task(
+                    f"{self.label} {clean(who)}", total=self.steps, rate="", metrics=""
                 )
-            self._bar.update(
-                self._tasks[event.seed], completed=event.step, rate=rate, metrics=metrics
-            )
+            self._bar.update(self._tasks[who], completed=event.step, rate=rate, metrics=metrics)
             return
         now = time.monotonic()
-        if now - self.printed.get(event.seed, self.started) >= PLAIN_SECONDS:
-            self.printed[event.seed] = now
+        if now - self.printed.get(who, self.started) >= PLAIN_SECONDS:
+            self.printed[who] = now
             left = (self.steps - event.step) / max(event.steps_per_second, 1e-9)
             self._line(
-                f"{self.label} seed {event.seed}: step {event.step} of {self.steps}, {rate}, "
+                f"{self.label} {who}: step {event.step} of {self.steps}, {rate}, "
                 f"{left:.0f} s left, {metrics}"
             )
 

@@ -1,13 +1,14 @@
 """`offrl train`: learn a policy from a dataset."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from offrl.errors import ConfigError, NumericsError
 from offrl_cli.commands import command
-from offrl_cli.flags import GIVEN, TrainCommand, is_code
+from offrl_cli.flags import GIVEN, GRID_PAGE, TrainCommand, is_code
+from offrl_cli.grid import train_grid
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
@@ -35,6 +36,7 @@ CLIP = "Clip actions outside the bounds of their space, instead of refusing them
 SAVE_EVERY = "Gradient steps between checkpoints."
 LOG_EVERY = "Gradient steps between rows of metrics.csv."
 OUT = "Folder of the run [default: runs/<algo>/<dataset>/<time>]."
+GRID = "Values of a traced setting, trained with one compiled update; several give the product."
 RESUME = "Go on with the run in --out; needs no other option."
 
 
@@ -83,6 +85,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(metavar="drop-episode", parser=one_of("drop-episode"), help=NONFINITE),
         ] = None,
         clip_actions: Annotated[bool, typer.Option("--clip-actions", help=CLIP)] = False,
+        grid: Annotated[list[str] | None, typer.Option(metavar="NAME=V,V", help=GRID)] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
@@ -94,29 +97,29 @@ def register(app: typer.Typer) -> None:
 
         if seed is not None and seeds is not None:
             raise ConfigError("--seed and --seeds are both given.", "Give one of them.")
-        plan = training.resolve(
-            algo,
-            dataset,
-            out=out,
-            resume=resume,
-            config_file=config,
-            hyperparameters=context.meta[GIVEN],
-            steps=steps,
-            seeds=seeds_of(seeds) if seeds is not None else None if seed is None else (seed,),
-            holdout=holdout,
-            eval_env=eval_env,
-            eval_every=eval_every,
-            eval_episodes=eval_episodes,
-            device=device,
-            compile=compile,
-            precision=precision,
-            threads=threads,
-            save_every=save_every,
-            log_every=log_every,
-            allow_nonfinite=allow_nonfinite,
-            clip_actions=clip_actions or None,
-        )
-        return _work(plan)
+        given: dict[str, Any] = {
+            "out": out,
+            "resume": resume,
+            "config_file": config,
+            "hyperparameters": context.meta[GIVEN],
+            "steps": steps,
+            "seeds": seeds_of(seeds) if seeds is not None else None if seed is None else (seed,),
+            "holdout": holdout,
+            "eval_env": eval_env,
+            "eval_every": eval_every,
+            "eval_episodes": eval_episodes,
+            "device": device,
+            "compile": compile,
+            "precision": precision,
+            "threads": threads,
+            "save_every": save_every,
+            "log_every": log_every,
+            "allow_nonfinite": allow_nonfinite,
+            "clip_actions": clip_actions or None,
+        }
+        if grid or (resume and out is not None and (out / GRID_PAGE).is_file()):
+            return train_grid(algo, dataset, grid or [], given)
+        return _work(training.resolve(algo, dataset, **given))
 
 
 def _work(plan: "Plan") -> Answer:
@@ -124,7 +127,7 @@ def _work(plan: "Plan") -> Answer:
     from offrl.checkpoint import TrainedRun
 
     settings = plan.run.settings
-    _print_settings(plan)
+    print_settings(plan)
     code = f"--algo {quoted(settings.algo)} " if is_code(settings.algo) else ""
     diverged: list[str] = []
     label = f"{plan.run.algorithm} on {plan.dataset.id}"
@@ -155,7 +158,7 @@ def _work(plan: "Plan") -> Answer:
     return Answer(result, [Pairs(pairs)], next=f"offrl eval {quoted(plan.dir)}{env}")
 
 
-def _print_settings(plan: "Plan") -> None:
+def print_settings(plan: "Plan") -> None:
     """Print what was resolved, once, as run.toml will hold it."""
     run = plan.run
     values = {key: value for key, value in vars(run.settings).items() if value is not None}

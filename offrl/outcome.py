@@ -1,0 +1,56 @@
+"""What the events of a run come to, and result.json, which says so."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from offrl.data.durable import write_file
+from offrl.events import Diverged, Event, Finished, Saved, Started, Trained
+from offrl.plan import Plan
+from offrl.run import FORMAT
+
+
+@dataclass
+class Outcome:
+    """What the events of a run came to."""
+
+    finished: list[Finished] = field(default_factory=list[Finished])
+    diverged: list[Diverged] = field(default_factory=list[Diverged])
+    facts: dict[str, str] = field(default_factory=dict[str, str])
+    worked: bool = False
+
+    def take(self, event: Event) -> None:
+        """Count one event."""
+        self.worked = self.worked or isinstance(event, Trained | Saved)
+        if isinstance(event, Started):
+            self.facts = event.facts
+        if isinstance(event, Finished):
+            self.finished.append(event)
+        if isinstance(event, Diverged):
+            self.diverged.append(event)
+
+    def write(self, plan: Plan, shares: Sequence[Sequence[int]]) -> None:
+        """Write result.json, keeping evaluations; `shares` are the seeds that took turns."""
+        path, settings = plan.dir / "result.json", plan.run.settings
+        old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        taking = {event.seed: event.seconds for event in self.finished}
+        seconds = sum(taking.values())
+        taken = sum(event.step for event in self.finished)
+        result = {
+            "format": FORMAT,
+            "run": str(plan.dir),
+            "algo": settings.algo,
+            "dataset": settings.dataset,
+            "fingerprint": plan.run.fingerprint,
+            "steps": settings.steps,
+            "seeds": list(settings.seeds),
+            "held_out_episodes": len(plan.run.held_out),
+            "checkpoint": "last",
+            **self.facts,
+            "diverged": {str(event.seed): event.message for event in self.diverged},
+            "remarks": {str(one.seed): list(one.remarks) for one in self.finished if one.remarks},
+            "steps_per_second": taken / seconds if seconds else None,  # of one process
+            "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
+            "versions": plan.run.versions,
+        }
+        write_file(path, json.dumps({**old, **result}, indent=2).encode())
