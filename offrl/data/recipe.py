@@ -128,9 +128,10 @@ class Recipe:
         if not self.behaviors:
             raise ConfigError("There is no behaviour to collect with.", "Name a policy: random.")
         if (self.episodes is None) == (self.env_steps is None):
+            how = "not given" if self.episodes is None else "given twice, in episodes and in steps"
             raise ConfigError(
-                "The amount to collect is given twice or not at all.",
-                "Give episodes or env_steps, one of the two.",
+                f"The amount to collect is {how}.",
+                "Give one of the two: episodes=N or env_steps=N (--episodes N or --env-steps N).",
             )
         for name in ("episodes", "env_steps"):
             amount = getattr(self, name)
