@@ -68,6 +68,7 @@ class Finished:
     seed: int
     step: int
     seconds: float
+    remarks: tuple[str, ...] = ()
 
 
 Event = Started | Trained | Evaluated | Saved | Warned | Diverged | Finished
@@ -90,6 +91,7 @@ def from_dict(values: dict[str, Any]) -> Event:
     kind = _KINDS[rest.pop("event")]
     if kind is Saved:
         rest["path"] = Path(rest["path"])
-    if kind is Started:
-        rest["notes"] = tuple(rest["notes"])
+    for name in ("notes", "remarks"):
+        if name in rest:
+            rest[name] = tuple(rest[name])
     return kind(**rest)

@@ -65,6 +65,7 @@ class Outcome:
             "warnings": self.watch.warnings(),
             **self.watch.page(),
             "diverged": {str(event.seed): event.message for event in self.diverged},
+            "remarks": {str(one.seed): list(one.remarks) for one in self.finished if one.remarks},
             "steps_per_second": taken / seconds if seconds else None,  # of one process
             "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
             "versions": plan.run.versions,
