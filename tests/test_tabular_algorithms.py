@@ -233,6 +233,55 @@ class TestIQL:
         assert (v < tabular.optimal(M2).v).all()
 
 
+class TestCQL:
+    """Q-learning whose values are pressed down off the log: by how much is known."""
+
+    @pytest.mark.parametrize(
+        ("conservatism", "expected"),
+        [
+            (1.0, [0.8839449572, 0.0527965825, -0.7890572666]),
+            (2.0, [0.8224315161, 0.0726884745, -0.6651115018]),  # as with half the squared error
+        ],
+    )
+    def test_on_the_bandit_it_has_the_values_worked_out(
+        self, conservatism: float, expected: list[float]
+    ):
+        data = exact_log(BANDIT, THREE, parts=10)
+        found = Settled("cql", data, COOLING, discount=0.0, conservatism=conservatism)
+        value = found.nets.policy(found.sight).value.detach().numpy()
+        assert near(value, expected, 1e-5)
+        assert near((THREE * value).sum(), 0.3, 1e-5)
+
+    @pytest.mark.parametrize("conservatism", [0.0, 1.0])
+    def test_its_fixed_point_is_what_its_equation_says(self, log: Dataset, conservatism: float):
+        found = Settled("cql", log, COOLING, target_rate=0.5, conservatism=conservatism)
+        q = found.nets.policy(found.sight).value.detach().numpy()
+        target = tabular.backup(M2, q.max(1))
+        share = np.exp(q - q.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        assert near(q, target - conservatism / 2 * (share / MU - 1), 1e-3)
+        assert near(q, tabular.optimal(M2).q, 1e-3) == (conservatism == 0)
+
+
+class TestSAC:
+    """Option 2 with a policy that is paid for its entropy."""
+
+    @pytest.mark.parametrize("temperature", [0.5, pytest.param(2.0, marks=slow)])
+    def test_its_fixed_point_is_soft_q_at_its_temperature(self, log: Dataset, temperature: float):
+        found = Settled(
+            "sac",
+            log,
+            COOLING,
+            held=["log_temperature"],
+            target_rate=0.5,
+            initial_temperature=temperature,
+        )
+        soft = tabular.soft_optimal(M2, temperature)
+        assert near(found.nets.critic(found.sight).detach(), soft.q, 5e-3)
+        assert near(found.policy(), np.exp(soft.advantage / temperature), 1e-3)
+        assert not near(soft.q, tabular.optimal(M2).q, 0.05)
+
+
 # Actions -1, 0 and 1 of which the reward is a linear function, so that a linear critic is exact,
 # and a policy is worth as much as its mean.
 LEVELS = (-1.0, 0.0, 1.0)
