@@ -147,9 +147,7 @@ def judged(data: Dataset, settings: dict[str, Any], seeds: int) -> str:
         )
         found = offrl.evaluate(run, data.env_id, episodes=EPISODES)
         first = [first_check(run.dir / f"seed_{seed}") for seed in range(seeds)]
-        warned = sum(
-            any("do not belong" in text for text in said) for said in run.result["remarks"].values()
-        )
+        warned = sum("do not belong" in text for text in run.result["warnings"])
     returns = shown([one.return_mean for one in found.seeds])
     means, shares = (shown([one[name] for one in first]) for name in ("ratio_mean", "ess"))
     return f"{returns} | {means} | {shares} | {warned} of {seeds}"

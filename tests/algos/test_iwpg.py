@@ -357,7 +357,7 @@ def test_log_probs_that_cannot_be_are_told_in_plain_words(shift: str):
     learner = run_to(trial, algorithm.begins)
     mean = float(learner.scalar("start_ratio_mean"))
     assert mean == pytest.approx(math.exp(-SHIFTS[shift]), abs=0.1)
-    told = algorithm.remarks(learner)
+    told = algorithm.warnings(learner)
     if shift == "right":
         assert told == ()
     else:
