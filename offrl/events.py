@@ -63,7 +63,7 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Finished:
-    """A seed has taken all its steps, of which its algorithm tells; `seconds` counts all sittings."""
+    """A seed has taken all its steps; `seconds` counts every sitting, the algorithm tells the rest."""
 
     seed: int
     step: int
