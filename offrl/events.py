@@ -63,7 +63,7 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Finished:
-    """A seed has taken all its steps; `seconds` counts every sitting, the algorithm tells the rest."""
+    """A seed has taken all its steps, in `seconds` of all sittings; its algorithm tells more."""
 
     seed: int
     step: int
