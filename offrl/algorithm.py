@@ -241,7 +241,7 @@ class Algorithm(ABC, Generic[C]):
     name: ClassVar[str]
     summary: ClassVar[str]
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
-    targets: ClassVar[tuple[str, ...]] = ()  # networks that have a slow copy, target_<name>
+    targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
     Config: ClassVar[type[AlgorithmConfig]]
 
     def __init__(self, config: C, spec: Spec) -> None:
@@ -271,7 +271,11 @@ class Algorithm(ABC, Generic[C]):
         return {}
 
     def remarks(self, learner: Learner) -> tuple[str, ...]:
-        """What a reader must be told of a trained seed, a sentence each; also for result.json."""
+        """What happened to a trained seed, a sentence each; for the output and result.json."""
+        return ()
+
+    def warnings(self, learner: Learner) -> tuple[str, ...]:
+        """What is wrong with a trained seed, a sentence each; for the output and result.json."""
         return ()
 
     def least_steps(self) -> int:

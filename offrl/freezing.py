@@ -116,11 +116,16 @@ def adapted_coefficient(learner: Learner, target: float, name: str) -> Learner:
 
 
 def remarks(learner: Learner, config: FreezingConfig) -> tuple[str, ...]:
-    """What was wrong with the first ratios; at which step the policy was frozen, and why."""
-    return tuple(text for text in (_strange(learner), _account(learner, config)) if text)
+    """At which step the policy was frozen, and why."""
+    reason = int(learner.scalar("stopped"))
+    if not reason:
+        return ()
+    value, limit, _ = _limits(learner, config)[reason]
+    why = REASONS[reason].format(float(value), limit)
+    return (f"The policy is frozen since step {int(learner.scalar('stopped_at'))}: {why}.",)
 
 
-def _strange(learner: Learner) -> str:
+def warnings(learner: Learner) -> tuple[str, ...]:
     """Whether the first mean ratio is not 1, as that of any policy to the one that acted is.
 
     The policy is the fitted behaviour then, so that few of its actions lie where the one that acted
@@ -130,18 +135,9 @@ def _strange(learner: Learner) -> str:
         float(learner.scalar(f"start_{name}")) for name in ("ratio_mean", "ratio_error", "ess")
     )
     if mean - 5 * error <= HIGHEST_MEAN and mean + 5 * error >= LOWEST_MEAN:
-        return ""
+        return ()
     return (
         f"The mean ratio is {mean:.3g}, where it should be 1, at an effective sample size of"
         f" {ess:.2g} of the data; the logged probabilities do not belong to these actions."
-        " Use --behavior fitted."
+        " Use --behavior fitted.",
     )
-
-
-def _account(learner: Learner, config: FreezingConfig) -> str:
-    reason = int(learner.scalar("stopped"))
-    if not reason:
-        return ""
-    value, limit, _ = _limits(learner, config)[reason]
-    why = REASONS[reason].format(float(value), limit)
-    return f"The policy is frozen since step {int(learner.scalar('stopped_at'))}: {why}."

@@ -62,7 +62,7 @@ class Outcome:
             "held_out_episodes": len(plan.run.held_out),
             "checkpoint": "last",
             **self.facts,
-            "warnings": self.watch.warnings(),
+            "warnings": self.watch.warnings() + self._told(),
             **self.watch.page(),
             "diverged": {str(event.seed): event.message for event in self.diverged},
             "remarks": {str(one.seed): list(one.remarks) for one in self.finished if one.remarks},
@@ -71,3 +71,8 @@ class Outcome:
             "versions": plan.run.versions,
         }
         write_file(path, json.dumps({**old, **result}, indent=2).encode())
+
+    def _told(self) -> list[str]:
+        """What the algorithm warns of, by seed."""
+        finished = sorted(self.finished, key=lambda one: one.seed)
+        return [f"Seed {one.seed}: {text}" for one in finished for text in one.warnings]

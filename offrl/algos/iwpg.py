@@ -213,6 +213,9 @@ class IWPG(Algorithm[IWPGConfig]):
     def remarks(self, learner: Learner) -> tuple[str, ...]:
         return freezing.remarks(learner, self.config)
 
+    def warnings(self, learner: Learner) -> tuple[str, ...]:
+        return freezing.warnings(learner)
+
     def holdout(self, nets: Nets, batch: Batch) -> Metrics:
         return {"holdout/log_prob": nets.policy(batch.obs).log_prob(batch.action).mean()}
 

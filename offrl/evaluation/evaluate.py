@@ -198,6 +198,8 @@ def _told(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
     behavior = kept.get("behavior")
     if isinstance(behavior, str) and behavior.startswith("estimated"):
         notes.append(f"The probabilities of the behavior are {behavior}.")
+    warned = kept.get("warnings")
+    notes += [f"Training warned: {text}" for text in warned] if isinstance(warned, list) else []
     return notes + [
         f"Training of seed {seed}: {text}"
         for seed, _, _ in judged.policies

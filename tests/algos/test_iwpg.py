@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from offrl.errors import ConfigError
 from offrl.learner import Learner, steps
 from offrl.nn import Categorical
 from offrl.testing import Trial, toy_dataset
+from offrl.training import fit
 
 IWPG: Any = get("iwpg")
 
@@ -357,7 +359,7 @@ def test_log_probs_that_cannot_be_are_told_in_plain_words(shift: str):
     learner = run_to(trial, algorithm.begins)
     mean = float(learner.scalar("start_ratio_mean"))
     assert mean == pytest.approx(math.exp(-SHIFTS[shift]), abs=0.1)
-    told = algorithm.remarks(learner)
+    told = algorithm.warnings(learner)
     if shift == "right":
         assert told == ()
     else:
@@ -421,3 +423,25 @@ def test_a_short_run_is_given_stages_that_leave_steps_for_the_policy(advantage: 
 def test_a_setting_that_cannot_be_is_refused_by_name(name: str, value: float):
     with pytest.raises(ConfigError, match=f"'{name}' must be"):
         configure(IWPG.Config, {name: value})
+
+
+def test_a_run_tells_what_mu_was_what_is_wrong_with_it_and_where_the_policy_was_frozen(
+    tmp_path: Path,
+):
+    plain = toy_dataset(discrete=True, episodes=100)
+    log_prob = np.log(np.where(plain.transitions.action == 2, 0.75, 0.25))
+    sizes = {"hidden_size": 8, "batch_size": 32, "lr": 1e-2, "compile": "off", "log_every": 50}
+    stages = {"behavior_steps": 150, "value_steps": 12, "check_steps": 10, "stop_kl": 1e-3}
+    for name, logged, told in (
+        ("right", log_prob, 0),
+        ("wrong", log_prob - math.log(2), 1),
+        ("none", log_prob * np.nan, 0),
+    ):
+        data = with_log_probs(plain, logged)
+        run = fit("iwpg", data, steps=300, out=tmp_path / name, **sizes, **stages)
+        assert run.result["behavior"] == ("estimated" if name == "none" else "logged")
+        assert len(run.result["warnings"]) == told
+        if told:
+            assert run.result["warnings"][0].startswith("Seed 0: The mean ratio is ")
+        (frozen,) = run.result["remarks"]["0"]
+        assert frozen.startswith("The policy is frozen since step ")
