@@ -44,6 +44,15 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """What the metrics of this step say cannot be true; training goes on."""
+
+    seed: int
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Diverged:
     """A loss stopped being finite; the last good state is saved and the seed is over."""
 
@@ -61,9 +70,9 @@ class Finished:
     seconds: float
 
 
-Event = Started | Trained | Evaluated | Saved | Diverged | Finished
+Event = Started | Trained | Evaluated | Saved | Warned | Diverged | Finished
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Started, Trained, Evaluated, Saved, Diverged, Finished)
+    kind.__name__: kind for kind in (Started, Trained, Evaluated, Saved, Warned, Diverged, Finished)
 }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,9 @@ class MetricsFile:
         self.path = path
         self._rows: list[dict[str, str]] = []
         self._columns = ["step"]
-        if path.exists():
-            last = -1  # steps rise, so a row cut short by a full disk is not taken for another
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    step = row.get("step") or ""
-                    if step.isdigit() and last < int(step) <= up_to:
-                        last = int(step)
-                        self._rows.append({k: v for k, v in row.items() if k and v})
-                        self._columns += [k for k in self._rows[-1] if k not in self._columns]
+        for row in _rows(path, up_to):
+            self._rows.append(row)
+            self._columns += [k for k in row if k not in self._columns]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite()
 
@@ -57,6 +52,24 @@ class MetricsFile:
             writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+
+def read_metrics(path: Path, up_to: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """The step and the values of each row of a metrics.csv, up to step `up_to`."""
+    for row in _rows(path, up_to):
+        yield int(row["step"]), {name: float(row[name]) for name in row if name != "step"}
+
+
+def _rows(path: Path, up_to: int) -> Iterator[dict[str, str]]:
+    if not path.exists():
+        return
+    last = -1  # steps rise, so a row cut short by a full disk is not taken for another
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            step = row.get("step") or ""
+            if step.isdigit() and last < int(step) <= up_to:
+                last = int(step)
+                yield {k: v for k, v in row.items() if k and v}
 
 
 class TensorBoard:

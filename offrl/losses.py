@@ -144,3 +144,11 @@ def value_metrics(q: Tensor, target: Tensor) -> dict[str, Tensor]:
         "critic/q_abs_max": q.abs().max(),
         "critic/td_error": (q - target).abs().mean(),
     }
+
+
+def cosine_decay(count: Tensor, steps: int) -> Tensor | float:
+    """The factor of a learning rate that falls from 1 to 0 in `steps`, and stays 0; steps 0 is 1.
+
+    (1 + cos(pi count / steps)) / 2 (Loshchilov & Hutter 2017, 1608.03983, eq. 5, without restarts).
+    """
+    return 0.5 * (1 + torch.cos(math.pi * (count / steps).clamp(max=1))) if steps else 1.0

@@ -5,32 +5,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from offrl.data.durable import write_file
-from offrl.events import Diverged, Event, Finished, Saved, Started, Trained
+from offrl.events import Diverged, Event, Finished, Saved, Started, Trained, Warned
+from offrl.logs import read_metrics
 from offrl.plan import Plan
 from offrl.run import FORMAT
+from offrl.watch import Earnings, Watch
 
 
 @dataclass
 class Outcome:
-    """What the events of a run came to."""
+    """What the events of a run came to, and what its watch makes of the metrics."""
 
+    plan: Plan
     finished: list[Finished] = field(default_factory=list[Finished])
     diverged: list[Diverged] = field(default_factory=list[Diverged])
     facts: dict[str, str] = field(default_factory=dict[str, str])
     worked: bool = False
 
-    def take(self, event: Event) -> None:
-        """Count one event."""
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.watch = Watch(lambda: Earnings.of(plan.dataset.transitions, plan.config.discount))
+
+    def take(self, event: Event) -> Warned | None:
+        """Count one event; what follows from it, where that must be said."""
         self.worked = self.worked or isinstance(event, Trained | Saved)
         if isinstance(event, Started):
             self.facts = event.facts
+            earlier = self.plan.dir / f"seed_{event.seed}" / "metrics.csv"
+            for step, metrics in read_metrics(earlier, event.step):
+                self.watch.see(event.seed, step, metrics)
         if isinstance(event, Finished):
             self.finished.append(event)
         if isinstance(event, Diverged):
             self.diverged.append(event)
+        if isinstance(event, Trained):
+            said = self.watch.see(event.seed, event.step, event.metrics)
+            return None if said is None else Warned(event.seed, event.step, said)
+        return None
 
-    def write(self, plan: Plan, shares: Sequence[Sequence[int]]) -> None:
+    def write(self, shares: Sequence[Sequence[int]]) -> None:
         """Write result.json, keeping evaluations; `shares` are the seeds that took turns."""
+        plan = self.plan
         path, settings = plan.dir / "result.json", plan.run.settings
         old = json.loads(path.read_text("utf-8")) if path.exists() else {}
         taking = {event.seed: event.seconds for event in self.finished}
@@ -47,6 +62,8 @@ class Outcome:
             "held_out_episodes": len(plan.run.held_out),
             "checkpoint": "last",
             **self.facts,
+            "warnings": self.watch.warnings(),
+            **self.watch.page(),
             "diverged": {str(event.seed): event.message for event in self.diverged},
             "steps_per_second": taken / seconds if seconds else None,  # of one process
             "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),

@@ -4,6 +4,7 @@ Progress bars, metrics.csv, TensorBoard and early stopping are consumers of the 
 """
 
 import copy
+import logging
 import shutil
 import sys
 import time
@@ -29,7 +30,7 @@ from offrl.data.durable import write_file
 from offrl.environments import env_for
 from offrl.errors import ConfigError, EnvError, LockedError, NumericsError, OffrlError, WorkError
 from offrl.evaluation.evaluate import evaluate
-from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained
+from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained, Warned
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.nn import set_precision
@@ -40,6 +41,7 @@ from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
 from offrl.workers import Job, how_many, spread, work
 
+_LOG = logging.getLogger("offrl")
 WAIT = 10.0  # seconds for a lock: a worker of a killed run needs a moment to save and end
 
 
@@ -99,6 +101,8 @@ def fit(
         for event in events:
             if on_event:
                 on_event(event)
+            if isinstance(event, Warned):
+                _LOG.warning(event.message)
             if isinstance(event, Diverged):
                 diverged.append(f"Seed {event.seed} has diverged: {event.message}")
     if diverged:
@@ -131,16 +135,18 @@ def train_together(plans: Sequence[Plan]) -> Generator[tuple[Plan, Event]]:
         jobs = [(plan, seed) for plan in plans for seed in plan.run.settings.seeds]
         n = how_many(*plans)
         shares = [jobs[k::n] for k in range(n)]  # each is taken in turn by one process
-        outcomes = {plan.dir: Outcome() for plan in plans}
+        outcomes = {plan.dir: Outcome(plan) for plan in plans}
         run = spread(shares) if n > 1 else _named(jobs)
         with closing(run):
             for plan, event in run:
-                outcomes[plan.dir].take(event)
+                warned = outcomes[plan.dir].take(event)
                 yield plan, event
+                if warned is not None:
+                    yield plan, warned
         for plan in plans:
             if outcomes[plan.dir].worked or not (plan.dir / "result.json").exists():
                 mine = [[seed for one, seed in share if one is plan] for share in shares]
-                outcomes[plan.dir].write(plan, mine)
+                outcomes[plan.dir].write(mine)
 
 
 def _named(jobs: Sequence[Job]) -> Generator[tuple[Plan, Event]]:

@@ -132,12 +132,36 @@ def show(ref: Annotated[str, typer.Argument(metavar="REF", help=REF)]) -> Answer
         Pairs(origin),
         "",
         Rows(("observation", "kind", "shape", "dtype", "columns of obs"), rows),
+        *_table(described["table"]),
     ]
     return Answer(
         {**summary, **{key: value for key, value in described.items() if key not in summary}},
         blocks,
         next=f"offrl data check {quoted(ref)}",
     )
+
+
+def _table(columns: Sequence[Mapping[str, Any]] | None) -> list[Block]:
+    """Return what the columns of the table were that a dataset came from."""
+    if columns is None:
+        return []
+    rows = [
+        (
+            one["name"],
+            one["role"],
+            one["kind"],
+            _shortened(one["values"] or ()),
+            "" if one["fill"] is None else str(one["fill"]),
+        )
+        for one in columns
+    ]
+    return ["", Rows(("column", "role", "kind", "values", "stands for a missing one"), rows)]
+
+
+def _shortened(values: Sequence[object], most: int = 48) -> str:
+    """Return the first values, as many as fit, and how many there are."""
+    text = ", ".join(map(str, values))
+    return text if len(text) <= most else f"{text[:most].rstrip(', ')} ... ({len(values)})"
 
 
 def _behavior(described: object) -> str:

@@ -65,6 +65,8 @@ def number(value: object, digits: int | None = None) -> str:
         return clean(value)
     if isinstance(value, int) or not math.isfinite(value):
         return str(value)
+    if digits is None and 0 < abs(value) < 0.1:
+        return f"{value:.3g}"
     if digits is None:
         digits = 1 if abs(value) >= 100 or not value else 2 if abs(value) >= 1 else 3
     return f"{value:.{digits}f}"

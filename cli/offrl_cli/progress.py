@@ -116,7 +116,7 @@ class Training:
 
     def __call__(self, event: "Event", point: str = "") -> None:
         """Show one event of a training run, the run being one `point` of a grid where named."""
-        from offrl.events import Diverged, Evaluated, Finished, Started, Trained
+        from offrl.events import Diverged, Evaluated, Finished, Started, Trained, Warned
 
         who = f"{point} seed {event.seed}".strip()
         if isinstance(event, Started):
@@ -133,6 +133,8 @@ class Training:
             mean = number(event.evaluation["return_mean"])
             bounds = interval(event.evaluation["return_ci"])
             self._line(f"{who}, step {event.step}: return {mean} {bounds}")
+        elif isinstance(event, Warned):
+            self._line(f"{point} warning: {event.message}".strip())
         elif isinstance(event, Diverged):
             self._line(f"{who} stopped at step {event.step}: {event.message}")
         elif isinstance(event, Finished) and who in self.moved:

@@ -137,11 +137,13 @@ def _work(plan: "Plan") -> Answer:
             show(event)
             if isinstance(event, training.Diverged):
                 diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+    result = TrainedRun(plan.dir, plan.run, settings.seeds).result
+    for warning in result.get("warnings", ()):
+        note(f"warning: {warning}")
     if diverged:
         raise NumericsError(
             " ".join(diverged), f"a smaller --lr; the last good checkpoints are in {plan.dir}"
         )
-    result = TrainedRun(plan.dir, plan.run, settings.seeds).result
     seeds = ", ".join(str(seed) for seed in settings.seeds)
     pairs = {
         "run": result["run"],

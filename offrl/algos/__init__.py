@@ -14,6 +14,7 @@ ALGORITHMS = {
     "bc": "offrl.algos.bc:BC",
     "ddpg": "offrl.algos.ddpg:DDPG",
     "dqn": "offrl.algos.dqn:DQN",
+    "iql": "offrl.algos.iql:IQL",
     "td3": "offrl.algos.td3:TD3",
     "td3-bc": "offrl.algos.td3_bc:TD3BC",
 }

@@ -77,7 +77,7 @@ def filter_episodes(
     if ended is not None:
         kept &= facts.terminated == (ended == "terminated")
     if behavior is not None:
-        wanted = _behavior_numbers(data, behavior)
+        wanted = _behavior_numbers(data, behavior, frozenset[int]().union(*facts.behaviors))
         kept &= np.array([bool(found) and found <= wanted for found in facts.behaviors])
     kept &= ~(logged & (facts.logged < facts.steps))
     kept &= ~(finite & ~facts.finite) & facts.chosen
@@ -146,6 +146,8 @@ def episode_numbers(named: Collection[int] | str, n: int) -> npt.NDArray[np.int6
                 raise ConfigError(f"'{named}' names no episodes.", "Write 0-9,20,30- for example.")
             end = int(last) if last else (n - 1 if dash else int(first))
             _require_episode(max(int(first), end), n)
+            if end < int(first):
+                raise ConfigError(f"'{piece.strip()}' runs backwards.", f"Write {end}-{first}.")
             numbers.extend(range(int(first), end + 1))
     else:
         numbers = [int(number) for number in named]
@@ -195,13 +197,20 @@ def _between(
     )
 
 
-def _behavior_numbers(data: Dataset, wanted: int | str | Sequence[int | str]) -> set[int]:
+def _behavior_numbers(
+    data: Dataset, wanted: int | str | Sequence[int | str], logged: frozenset[int]
+) -> set[int]:
     """The numbers of behaviours named by number, by policy, or as `--policy` takes them."""
     known = behaviors_of(data)
     names = [str(one.get("policy", "")) if isinstance(one, Mapping) else "" for one in known]
     found: set[int] = set()
     for one in wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]:
         if isinstance(one, int) or one.isdecimal():
+            if int(one) not in logged:
+                shown = ", ".join(map(str, sorted(logged))) or "none"
+                raise ConfigError(
+                    f"No step of {data.id} is by a behavior {one}.", f"The numbers are: {shown}."
+                )
             found.add(int(one))
             continue
         same = {i for i, name in enumerate(names) if name == one}

@@ -1,13 +1,13 @@
 """Rules on single columns over all episodes: equal ones, saturated actions, scaled observations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from offrl.data.findings import Found, listed
+from offrl.data.findings import Found, column_name, listed
 from offrl.data.spec import Part, Spec
 
 SATURATED_SHARE, SATURATED_ROWS = 0.1, 20  # a continuous action reaches its largest value once
@@ -41,11 +41,15 @@ class Columns:
         for part in self._real:
             label = f"observation '{part.path}'" if part.path else "the observation"
             yield from self._obs.equal(
-                "duplicate-observation", part.path, label, part.start, part.stop
-            )
+                "duplicate-observation", part.path, label, (part.start, part.stop),
+                self._spec.obs_names,
+            )  # fmt: skip
         if not self._spec.discrete:
             width = self._spec.action_dim
-            yield from self._actions.equal("duplicate-action", "actions", "the action", 0, width)
+            names = self._spec.action_names
+            yield from self._actions.equal(
+                "duplicate-action", "actions", "the action", (0, width), names
+            )
             yield from self._saturated()
         yield from self._normalised()
 
@@ -62,14 +66,17 @@ class Columns:
         worst = int(columns[np.argmax(at_ends[columns])])
         share = 100 * at_ends[worst] / seen.rows
         ends = f"{seen.low[worst]:g} or {seen.high[worst]:g}"
-        message = f"{share:.0f} % of the actions are exactly {ends} in column {worst}"
+        names = self._spec.action_names
+        where = column_name(worst, names)
+        message = f"{share:.0f} % of the actions are exactly {ends} in column {where}"
         bounds = (self._spec.action_low[worst], self._spec.action_high[worst])
         if (seen.at_low[worst] and seen.low[worst] > bounds[0]) or (
             seen.at_high[worst] and seen.high[worst] < bounds[1]
         ):
             message += f", inside the bounds {bounds[0]:g} .. {bounds[1]:g}"
         if len(columns) > 1:
-            message += f" (and often at their ends in columns {listed(columns[columns != worst])})"
+            others = listed(columns[columns != worst], names)
+            message += f" (and often at their ends in columns {others})"
         yield Found("saturated-action", "actions", message, "", int(at_ends[columns].sum()))
 
     def _normalised(self) -> Iterator[Found]:
@@ -118,15 +125,24 @@ class _Extremes:
         bits = values.view(np.uint32).astype(np.uint64)
         self._digests += (bits * weights[:, None]).sum(axis=0, dtype=np.uint64)
 
-    def equal(self, code: str, field: str, label: str, start: int, stop: int) -> Iterator[Found]:
-        """Yield columns from `start` to `stop` that are equal in every row and vary."""
-        groups: dict[int, list[int]] = {}
+    def equal(
+        self,
+        code: str,
+        field: str,
+        label: str,
+        span: tuple[int, int],
+        names: Sequence[str] | None,
+    ) -> Iterator[Found]:
+        """Yield columns of a span [start, stop) that are equal in every row and vary."""
+        start, stop = span
+        groups: dict[int, list[str]] = {}
         for column in range(start, stop):
             if self.low[column] < self.high[column]:
-                groups.setdefault(int(self._digests[column]), []).append(column - start)
+                name = column_name(column if names else column - start, names)
+                groups.setdefault(int(self._digests[column]), []).append(name)
         twins = [group for group in groups.values() if len(group) > 1]
         if twins:
-            shown = "; ".join(" and ".join(map(str, group)) for group in twins[:4])
+            shown = "; ".join(" and ".join(group) for group in twins[:4])
             more = " ..." if len(twins) > 4 else ""
             message = f"{label} has columns that are equal in every row: {shown}{more}"
             yield Found(code, field, message, "", sum(len(group) - 1 for group in twins))

@@ -129,6 +129,29 @@ class Columns:
         """The observation columns that are choices."""
         return tuple(column for column in self.obs if isinstance(column, Category))
 
+    @property
+    def flat_names(self) -> tuple[str, ...]:
+        """What each column of `obs` is: `age`, or `ward=B` for a choice in its one-hot form."""
+        choices = (f"{c.name}={value}" for c in self.categories for value in c.values)
+        return (*(column.name for column in self.numbers), *choices)
+
+    def describe(self, discrete: bool) -> list[dict[str, Any]]:
+        """Return each column's name, role, kind, values and stand-in for a missing value."""
+        roles = (("observation", self.obs), ("action", self.action))
+        return [
+            {
+                "name": column.name,
+                "role": role,
+                "kind": "choices"
+                if isinstance(column, Category) or (discrete and role == "action")
+                else "number",
+                "values": list(column.values) if isinstance(column, Category) else None,
+                "fill": column.fill,
+            }
+            for role, columns in roles
+            for column in columns
+        ]
+
     def observation_space(self) -> spaces.Space[Any]:
         """Return a Box for the numbers, a MultiDiscrete for the choices, a Dict for both."""
         parts: OrderedDict[str, spaces.Space[Any]] = OrderedDict()

@@ -201,6 +201,7 @@ class Dataset:
                 }
                 for part in spec.obs_parts
             ],
+            "table": spec.columns.describe(spec.discrete) if spec.columns else None,
             "action": _action_text(spec),
             "action_dim": spec.action_dim,
             "discrete": spec.discrete,
@@ -242,7 +243,7 @@ class Dataset:
             metadata=self.metadata,
             root=root,
             overwrite=overwrite,
-            shard_episodes=256,
+            shard_episodes=2**14,
             keep_unfinished=False,  # this dataset still holds the episodes
         )
         with writer:
@@ -385,9 +386,8 @@ def _action_text(spec: Spec) -> str:
     if isinstance(space, spaces.Discrete):
         return f"Discrete, {space.n} choices from {space.start}"
     low, high = spec.action_low, spec.action_high
-    if np.all(low == low[0]) and np.all(high == high[0]):
-        return f"Box {list(space.shape or ())} in [{low[0]:g}, {high[0]:g}], {space.dtype}"
-    pairs = ", ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
+    pairs = [f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True)]
+    pairs = pairs[0] if len(set(pairs)) == 1 else ", ".join(pairs)
     return f"Box {list(space.shape or ())} in {pairs}, {space.dtype}"
 
 

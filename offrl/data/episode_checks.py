@@ -191,12 +191,15 @@ class Watch:
         for part in self._spec.obs_parts:
             columns = np.flatnonzero(constant[part.start : part.stop])
             if columns.size:
+                names = self._spec.obs_names
                 label = f"observation '{part.path}'" if part.path else "the observation"
-                message = f"{label} never changes in column {listed(columns)}"
+                shown = listed(columns if names is None else columns + part.start, names)
+                message = f"{label} never changes in column {shown}"
                 yield Found("constant-observation", part.path, message, "", columns.size)
         actions = np.flatnonzero(constant[self._spec.obs_dim :])
         if actions.size:
-            shown = "" if self._spec.discrete else f" in column {', '.join(map(str, actions))}"
+            names = self._spec.action_names
+            shown = "" if self._spec.discrete else f" in column {listed(actions, names)}"
             message = f"the action never changes{shown}"
             yield Found("constant-action", "", message, "", actions.size)
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from offrl.data.dataset import Dataset, named_behaviors
 from offrl.data.episode_store import LEARNING_INFOS, Chosen
-from offrl.data.episodes import Episode, digest, info_of_actions
+from offrl.data.episodes import Episode, digest, info_of_actions, leaves
 from offrl.data.limits import all_finite
 from offrl.data.lineage import own
-from offrl.errors import ConfigError
+from offrl.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ def facts_of(
             )
         )
     if not known:
-        raise ConfigError(f"No episode of {data.id} has infos/{info}.", "Name an info it has.")
+        has = sorted(path for path, column in leaves(data[0].infos) if column.dtype.kind in "biuf")
+        raise ConfigError(
+            f"No episode of {data.id} has infos/{info}.{suggest(str(info), has)}",
+            f"Its infos are: {', '.join(has) or 'none'}.",
+        )
     returns, steps, terminated, logged, finite, chosen, behaviors, digests, same = zip(
         *rows, strict=True
     )

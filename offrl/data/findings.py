@@ -1,5 +1,6 @@
 """One finding of the check, and how a place in a dataset is written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,12 @@ def place(number: int, step: Any) -> str:
     return f"episode {number} step {int(step)}"
 
 
-def listed(columns: Any, most: int = 8) -> str:
-    """Return column numbers as text, the first ones of many."""
-    shown = ", ".join(str(int(column)) for column in columns[:most])
+def listed(columns: Any, names: Sequence[str] | None = None, most: int = 8) -> str:
+    """Return columns as text, by their names where they have any, the first ones of many."""
+    shown = ", ".join(column_name(int(column), names) for column in columns[:most])
     return f"{shown} ..." if len(columns) > most else shown
+
+
+def column_name(column: int, names: Sequence[str] | None) -> str:
+    """Return a column by its name in the table that it came from, else by its number."""
+    return str(column) if names is None else f"'{names[column]}'"

@@ -137,19 +137,20 @@ class Hdf5Store(EpisodeStore):
 
     def _episode(self, file: h5py.File, index: int, infos: Sequence[str] | None) -> Episode:
         number = self._numbers[index]
-        group = f"episode_{number}"
+        declared = self._found[number]
 
         def column(name: str) -> npt.NDArray[Any]:
             try:
-                return read_column(file, f"{group}/{name}")
+                return read_column(group, name, declared.get(name))
             except READ_ERRORS as error:
                 raise self.corrupt(index, name, error) from error
 
         try:
-            seed = _seed(file, group)
+            group = h5py.h5g.open(file.id, f"episode_{number}".encode())
+            seed = _seed(group)
         except READ_ERRORS as error:
             raise self.corrupt(index, "seed", error) from error
-        wanted = sorted(name for name in self._found[number] if name.startswith("infos/"))
+        wanted = sorted(name for name in declared if name.startswith("infos/"))
         if infos is not None:
             wanted = [name for name in wanted if name.removeprefix("infos/") in infos]
         nested: dict[str, Any] = {}
@@ -291,8 +292,8 @@ def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Decl
         raise unsafe_column(path, name, "a virtual dataset, whose values lie in other files")
     if made.get_external_count() > 0:
         raise unsafe_column(path, name, "stored outside the file")
-    kind = column.get_type()
-    if kind.detect_class(h5py.h5t.REFERENCE):
+    dtype = _dtype(column.get_type())
+    if dtype is None:
         raise unsafe_column(path, name, "a reference to another object")
     for i in range(made.get_nfilters()):
         code, _, _, filter_name = made.get_filter(i)
@@ -303,7 +304,7 @@ def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Decl
                 " which is not installed.",
                 "Try: pip install hdf5plugin, or write the dataset without that filter.",
             )
-    shape, dtype = column.shape, column.dtype
+    shape = column.shape
     size = math.prod(shape) * dtype.itemsize
     if size > SMALL and size > MAX_INFLATION * column.get_storage_size():
         raise UnsafeDataError(
@@ -313,25 +314,39 @@ def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Decl
     return Declared(shape, dtype)
 
 
-def read_column(file: h5py.File, name: str) -> npt.NDArray[Any]:
-    """Return the values of a column, text as str."""
-    column = h5py.h5d.open(file.id, name.encode())
-    dtype = column.dtype
+_DTYPES: dict[bytes, np.dtype[Any] | None] = {}  # by HDF5's encoding of the type
+
+
+def _dtype(kind: h5py.h5t.TypeID) -> np.dtype[Any] | None:
+    """Return the type of a column, None for references; a file has few and many columns of each."""
+    encoded = kind.encode()
+    if encoded not in _DTYPES:
+        if len(_DTYPES) > 1000:  # of a file that is made to fill memory
+            _DTYPES.clear()
+        _DTYPES[encoded] = None if kind.detect_class(h5py.h5t.REFERENCE) else kind.dtype
+    return _DTYPES[encoded]
+
+
+def read_column(
+    group: h5py.h5g.GroupID, name: str, declared: Declared | None = None
+) -> npt.NDArray[Any]:
+    """Return the values of a column, text as str; `declared` spares finding its type."""
+    column = h5py.h5d.open(group, name.encode())
+    dtype = column.dtype if declared is None else declared.dtype
     if dtype.kind == "O":  # text and encoded images, whose bytes lie elsewhere in the file
         values = np.asarray(h5py.Dataset(column)[()])
         return text_column(values) if h5py.check_string_dtype(dtype) is not None else values
     # The library's own call: `file[name][()]` spends three times as long on a column this small.
-    values = np.empty(column.shape, dtype)
+    values = np.empty(column.shape, dtype)  # of now: the library fills it without a look
     if values.size:
         column.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     return text_column(values) if dtype.kind == "S" else values
 
 
-def _seed(file: h5py.File, group: str) -> int | None:
-    attributes = file[group].attrs
-    if "seed" not in attributes:
+def _seed(group: h5py.h5g.GroupID) -> int | None:
+    if not h5py.h5a.exists(group, b"seed"):
         return None
-    seed = attributes["seed"]
+    seed = h5py.Group(group).attrs["seed"]
     return int(seed) if isinstance(seed, np.integer | int) else None
 
 

@@ -44,8 +44,11 @@ def mix(
     prints = [fingerprint_of(list(one.digests)) for one in facts]
     for i, one in enumerate(prints):
         if one in prints[:i]:
-            twin = sources[prints.index(one)].id
-            raise ConfigError(f"{sources[i].id} holds what {twin} holds.", "Name each set once.")
+            twin, again = sources[prints.index(one)].id, sources[i].id
+            what = (
+                f"{again} is named twice" if twin == again else f"{again} holds what {twin} holds"
+            )
+            raise ConfigError(f"{what}.", "Name each set once.")
     by = "steps" if env_steps is not None else by
     size = env_steps if env_steps is not None else episodes
     if shares is None and size is None:

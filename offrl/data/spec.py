@@ -10,7 +10,7 @@ episode at once.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -137,6 +137,16 @@ class Spec:
             high > space.high.reshape(-1), np.nextafter(high, -np.float32(np.inf)), high
         )
         return low, high
+
+    @property
+    def obs_names(self) -> Sequence[str] | None:
+        """What the flat columns were called in the table that they came from, if one."""
+        return self.columns.flat_names if self.columns else None
+
+    @property
+    def action_names(self) -> Sequence[str] | None:
+        """What the columns of the action were called in the table that they came from, if one."""
+        return [column.name for column in self.columns.action] if self.columns else None
 
     def encode_obs(self, obs: Any) -> Any:
         """Return observations as the observation space has them; a table's values are encoded."""

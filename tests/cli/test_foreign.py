@@ -67,6 +67,26 @@ class TestImport:
             assert (typed.status, typed.next) == (0, f"offrl data check me/{name}-v0")
             assert type_(*shlex.split(typed.next)[1:]).status == 0
 
+    def test_show_and_check_name_the_columns_of_the_table(self, type_: Type, table: Path):
+        type_("data", "import", table, *ROLES, "--ends", "terminated", "--out", "me/shop-v0")
+        shown = type_("data", "show", "me/shop-v0")
+        lines = [line.split() for line in shown.out.splitlines()]
+        assert ["x", "observation", "number"] in lines
+        assert ["c", "observation", "choices", "=u,", "v"] in lines
+        assert ["a", "action", "choices", "go,", "stop"] in lines
+        described = type_("data", "show", "me/shop-v0", "--json").json["table"]
+        assert [one["name"] for one in described] == ["x", "c", "a"]
+        table.write_text("e,x,y,a,r\n0,1,5,0.5,1\n0,2,5,0.5,1\n1,4,5,0.5,2\n")
+        words = ("--episode", "e", "--obs", "x,y", "--action", "a", "--reward", "r")
+        type_("data", "import", table, *words, "--ends", "truncated", "--out", "me/flat-v0")
+        found = type_("data", "check", "me/flat-v0").out
+        assert "never changes in column 'y'" in found
+        assert "the action never changes in column 'a'" in found
+
+    def test_a_word_for_all_ends_is_no_column_whatever_its_case(self, refused: Type, table: Path):
+        typed = refused("data", "import", table, *ROLES, "--ends", "Truncated", "--out", "me/a-v0")
+        assert "--ends truncated" in typed.err
+
     def test_the_environment_gives_its_spaces(self, type_: Type, tmp_path: Path):
         rows = walk(width=3)
         rows["action"] *= 2

@@ -44,6 +44,9 @@ class TestNumbers:
         assert number(np.float64(0.125)) == "0.125"
         assert [number(v) for v in (-1234.56, 12.345, 0.0)] == ["-1234.6", "12.35", "0.0"]
 
+    def test_that_are_small_keep_three_digits(self):
+        assert [number(v) for v in (0.00463, -0.0682908, 1e-9)] == ["0.00463", "-0.0683", "1e-09"]
+
     def test_an_interval_that_is_not_there_is_none(self):
         assert (interval((-1.0, 2.5)), interval(None)) == ("[-1.00, 2.50]", "none")
 

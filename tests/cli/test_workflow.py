@@ -12,6 +12,7 @@ from hub_server import Hub
 
 import offrl
 from offrl.data.catalogue import datasets_root
+from offrl.testing import toy_dataset
 
 Type = Callable[..., Any]
 HOPPER = "mujoco/hopper/medium-v0"
@@ -233,3 +234,16 @@ def tensors(run: str) -> bytes:
     """The last state of the first seed of a run."""
     *_, last = sorted(Path(run).glob("seed_0/checkpoints/step_*/state.safetensors"))
     return last.read_bytes()
+
+
+def test_a_critic_that_cannot_be_right_is_told_when_it_is_seen_and_at_the_end(
+    type_: Type, tmp_path: Path
+):
+    toy_dataset(discrete=False, episodes=12).save("toy/box-v0")
+    wild = ("--lr", 0.3, "--target-rate", 0.9, "--batch-size", 16, "--log-every", 5)
+    words = ("--algo", "ddpg", "--dataset", "toy/box-v0", "--steps", 40, "--holdout", 0)
+    done = type_("train", *words, *wild, *SMALL, "--out", tmp_path / "run", "--json")
+    assert done.status == 0
+    assert [line for line in done.err.splitlines() if "warning: Seed 0 at step 40" in line]
+    assert done.err.count("warning: Seed 0") == 2
+    assert done.json["warnings"][0] in done.err.replace("\n", " ")

@@ -196,7 +196,11 @@ class TestWordsThatAreOff:
         ("options", "error", "fragment"),
         [
             ({}, ConfigError, "Neither a recipe nor an environment"),
-            ({"env": "CartPole-v1", "policies": "random"}, ConfigError, "twice or not at all"),
+            (
+                {"env": "CartPole-v1", "policies": "random"},
+                ConfigError,
+                "amount to collect is not given",
+            ),
             ({"env": "CartPole-v1", "episodes": 1}, ConfigError, "no behaviour"),
             ({"env": "CartPole-v1", "policies": "randm", "episodes": 1}, ConfigError, "'random'"),
             ({"env": "CartPol-v1", "policies": "random", "episodes": 1}, NotFoundError, "CartPole"),

@@ -155,7 +155,7 @@ def test_sizes_are_met() -> None:
         ("none", {"episodes": 0}, "is nothing"),
         ("space", {}, "differ in the action space"),
         ("columns", {}, "encode their columns differently"),
-        ("same", {}, "holds what me/one-v0 holds"),
+        ("same", {}, "me/one-v0 is named twice"),
         ("alone", {}, "two datasets or more"),
     ],
 )

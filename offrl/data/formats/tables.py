@@ -144,8 +144,8 @@ def episodes_of_table(table: Table, roles: Roles) -> Imported:
     )
     if stand_ins:
         more.append(
-            f"{stand_ins} truncated episodes have no observation after their last action, and the"
-            " one before stands in for it; a last row with neither action nor reward gives it"
+            "truncated episodes without an observation after their last action, for which the one"
+            f" before stands in: {stand_ins}; a last row with neither action nor reward gives it"
         )
     return Imported(
         episodes,
@@ -302,6 +302,11 @@ def _ends_column(table: Table, ends: str | None) -> str | None:
     if ends in (None, "terminated", "truncated"):
         return None
     name = str(ends).removeprefix("column:")
+    if name not in table and name.strip().lower() in ("terminated", "truncated"):
+        raise ConfigError(
+            f"--ends: the table has no column '{name}'.",
+            f"For all episodes alike it is --ends {name.strip().lower()}.",
+        )
     return matching(table, "--ends", [name])[0]
 
 
@@ -334,7 +339,7 @@ def _ends(
             )
     open_ends = steps[~flags[:, steps].any(axis=0)]
     flags[1, open_ends] = True
-    note = f"{len(open_ends)} episodes have no end in '{name}' and count as truncated"
+    note = f"episodes without an end in '{name}', which count as truncated: {len(open_ends)}"
     return flags, [note] if len(open_ends) else []
 
 

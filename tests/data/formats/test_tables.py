@@ -51,7 +51,7 @@ class TestEpisodes:
         data = clinic(tmp_path)
         assert data[1].observations["numbers"][:, 0].tolist() == [47, 48, 49]
         assert data[1].observations["categories"][:, 0].tolist() == [0, 0, 1]
-        assert "1 truncated episodes have no observation after their last action" in notes(data)
+        assert "for which the one before stands in: 1;" in notes(data)
 
     @pytest.mark.parametrize("ends", ["terminated", "truncated"])
     def test_one_word_says_how_all_episodes_end(self, tmp_path: Path, ends: str):
@@ -63,7 +63,7 @@ class TestEpisodes:
         data = clinic(tmp_path, CLINIC.replace("died", "terminated"), ends="over")
         assert data.transitions.terminated.tolist() == [False, True, False, False]
         assert data.transitions.truncated.tolist() == [False, False, False, True]
-        assert "1 episodes have no end in 'over' and count as truncated" in notes(data)
+        assert "without an end in 'over', which count as truncated: 1" in notes(data)
 
     def test_propensities_belong_to_their_rows(self, tmp_path: Path):
         built = clinic(tmp_path, propensity="p").transitions
