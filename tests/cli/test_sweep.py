@@ -47,7 +47,7 @@ class TestSweep:
         assert typed.status == 0, typed.err
         assert "4 of 4 finished" in typed.out
         assert "lr=0.001" in typed.out
-        assert typed.next == "eval sweeps/mine/runs/bc/me/shop-v0/lr=0.001/seed=0"
+        assert typed.next == "offrl eval sweeps/mine/runs/bc/me/shop-v0/lr=0.001/seed=0"
         found = type_("sweep", "mine.toml", "--json").json
         assert (found["trials"], found["finished"], found["failed"]) == (4, 4, [])
         assert found["table"] == "sweeps/mine/results.parquet"
@@ -62,7 +62,7 @@ class TestSweep:
         assert "2 of 4 trials failed:" in typed.err
         assert "bc (lr=1e+30) on me/shop-v0, seed 0: Training has diverged" in typed.err
         assert "2 of 4 finished" in typed.out
-        assert typed.next == "sweep mine.toml --out there"
+        assert typed.next == "offrl sweep mine.toml --out there"
         found = type_("sweep", "mine.toml", "--out", "there", "--json")
         assert found.status == 1
         assert [row["status"] for row in found.json["failed"]] == ["failed", "failed"]
@@ -93,7 +93,7 @@ class TestGrid:
         typed = type_(*words, "--grid", "lr=1e-3,1e-4")
         assert typed.status == 0, typed.err
         assert "lr=0.001" in typed.out
-        assert typed.next == "eval g/lr=0.001 --env ENV"
+        assert typed.next == "offrl eval g/lr=0.001 --env ENV"
         found = type_("train", "--out", "g", "--resume", "--json").json
         assert found["grid"] == {"lr": [1e-3, 1e-4]}
         assert found["seeds"] == [0, 1]
