@@ -240,7 +240,7 @@ class Algorithm(ABC, Generic[C]):
     name: ClassVar[str]
     summary: ClassVar[str]
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
-    targets: ClassVar[tuple[str, ...]] = ()  # networks that have a slow copy, target_<name>
+    targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
     Config: ClassVar[type[AlgorithmConfig]]
 
     def __init__(self, config: C, spec: Spec) -> None:

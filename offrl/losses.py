@@ -152,3 +152,24 @@ def cosine_decay(count: Tensor, steps: int) -> Tensor | float:
     (1 + cos(pi count / steps)) / 2 (Loshchilov & Hutter 2017, 1608.03983, eq. 5, without restarts).
     """
     return 0.5 * (1 + torch.cos(math.pi * (count / steps).clamp(max=1))) if steps else 1.0
+
+
+def soft_policy_loss(log_prob: Tensor, q: Tensor, log_temperature: Tensor) -> Tensor:
+    """mean(temperature log pi - q), all [B]; no gradient reaches the temperature (SAC, eq. 7)."""
+    return (log_temperature.exp().detach() * log_prob - q).mean()
+
+
+def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """-log(temperature) mean(log pi + target entropy): it rises where entropy lacks.
+
+    On the log, as the authors' code does; no gradient reaches the policy (SAC, 1812.05905, eq. 17).
+    """
+    return -log_temperature * (log_prob.detach() + target_entropy).mean()
+
+
+def conservative_gap(values: Tensor, logged: Tensor) -> Tensor:
+    """logsumexp over the last axis of values [..., K], less logged [...] (CQL, 2006.04779, eq. 4).
+
+    Values of samples come less their log density, so that the sum is an integral over actions.
+    """
+    return values.logsumexp(-1) - logged

@@ -27,6 +27,10 @@ OUT = "Id of the dataset [default: the recipe's own, else made as me/cartpole/ra
 RESUME = "Go on where a stopped collection of the same settings ended."
 WORKERS = "Processes that collect, with one environment each; the data is the same for any number."
 OVERWRITE = "Replace a dataset of the same id."
+TRUST = (
+    "Have stable-baselines3 load agents that offrl cannot read, which executes what sb3:FILE.zip "
+    "pickles."
+)
 
 
 RENAMED = {
@@ -76,6 +80,7 @@ def register(app: typer.Typer) -> None:
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
         workers: Annotated[int, typer.Option(metavar="K", parser=positive, help=WORKERS)] = 1,
+        trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
     ) -> Answer:
         """Make a dataset by acting.
 
@@ -89,7 +94,7 @@ def register(app: typer.Typer) -> None:
 
             out = name_of(env, policy)
         words = f"--out {quoted(out)}" if out else quoted(recipe)
-        again = f"offrl collect {words} --resume"
+        again = f"offrl collect {words} --resume" + (" --trust" if trust else "")
         with going_on(again), Counter("collecting", _unit(recipe, env_steps)) as counter:
             data = record(
                 recipe,
@@ -102,6 +107,7 @@ def register(app: typer.Typer) -> None:
                 resume=resume,
                 overwrite=overwrite,
                 workers=workers,
+                trust=trust,
                 progress=counter,
             )
         summary = data.summary()

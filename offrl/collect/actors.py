@@ -33,15 +33,18 @@ def actors_of(
     specs: Sequence[BehaviorSpec],
     world: gymnasium.Env[Any, Any],
     given: Sequence[Policy] = (),
+    *,
+    trust: bool = False,
 ) -> tuple[Actor, ...]:
     """Return who acts in an environment; `given` are the policies themselves, where there are.
 
+    With `trust` the pickled parts of an agent may be executed, where they are needed.
     Raises ConfigError or NotFoundError where a policy does not exist or does not fit.
     """
     actors: list[Actor] = []
     for spec, policy in zip(specs, given or specs, strict=True):
         if isinstance(policy, str | BehaviorSpec):
-            behavior = build(spec, world.observation_space, world.action_space)
+            behavior = build(spec, world.observation_space, world.action_space, trust=trust)
             actors.append(Actor(spec.policy, behavior, spec.weight))
         else:
             name, behavior = from_callable(policy, world.action_space)

@@ -80,14 +80,18 @@ class Sampling:
 
 
 def agent_behavior(
-    spec: BehaviorSpec, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    spec: BehaviorSpec,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    trust: bool = False,
 ) -> Behavior:
     """Return the behaviour of `sb3:FILE.zip` or `run:DIR` with the options of a spec.
 
     Raises NotFoundError, ConfigError where the agent or an option does not fit, CorruptDataError
     and UnsafeDataError for files that are damaged or hold more than an agent's data.
     """
-    agent = load_agent(spec.policy, observation_space, action_space)
+    agent = load_agent(spec.policy, observation_space, action_space, trust=trust)
     for note in (*agent.notes, *(agent.sampling_notes if spec.stochastic else ())):
         _LOG.warning("%s %s", spec.policy, note)
     if not spec.stochastic:
@@ -106,14 +110,21 @@ def agent_behavior(
 
 
 def load_agent(
-    policy: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    policy: str,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    trust: bool = False,
 ) -> Agent:
-    """Return the agent that `sb3:FILE.zip` or `run:DIR` names, for an environment's spaces."""
+    """Return the agent that `sb3:FILE.zip` or `run:DIR` names, for an environment's spaces.
+
+    With `trust` the pickled parts of a zip may be executed, where they are needed.
+    """
     kind, _, reference = policy.partition(":")
     if kind == "sb3":
         from offrl.collect.sb3 import read_agent  # brings torch, which other policies do without
 
-        return read_agent(Path(reference), observation_space, action_space)
+        return read_agent(Path(reference), observation_space, action_space, trust=trust)
     from offrl.collect.runs import run_agent  # the same
 
     return run_agent(reference, observation_space, action_space)

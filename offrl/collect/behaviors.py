@@ -199,10 +199,15 @@ class Checked:
 
 
 def build(
-    spec: BehaviorSpec, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    spec: BehaviorSpec,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    trust: bool = False,
 ) -> Behavior:
     """Return the behaviour that a recipe or `--policy` names, for an environment's spaces.
 
+    With `trust` the pickled parts of an agent may be executed, where they are needed.
     Raises ConfigError where the name, an option or the spaces do not fit, NotFoundError for a
     file or function that is not there.
     """
@@ -218,7 +223,7 @@ def build(
     if name.startswith(AGENTS):
         from offrl.collect.agents import agent_behavior  # it puts noise around agents with `around`
 
-        return agent_behavior(spec, observation_space, action_space)
+        return agent_behavior(spec, observation_space, action_space, trust=trust)
     if ".py:" in name:
         function = load_function(name)
         if takes_rng(function, name):

@@ -45,6 +45,7 @@ def record(
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 1,
+    trust: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Record a recipe, or policies in an environment, as the dataset `out` and return it.
@@ -54,7 +55,9 @@ def record(
     shortest prefix of whole episodes that reaches it. Without `out` the id is the recipe's, else
     made of environment and policies (me/cartpole/random-v0). An interrupted recording keeps its
     finished episodes; `resume=True` with the same `out` continues it, with no other argument
-    needed. `workers` processes, with an environment each, record the same data as one.
+    needed. `workers` processes, with an environment each, record the same data as one. `trust` has
+    Stable-Baselines3 load the agents that cannot be had from plain values and weights, which
+    executes what their files pickle; it is kept in the recipe, and never taken from one.
 
     Raises ConfigError for words that are off, before anything is written; WorkError naming policy
     or environment, episode and step where one of them raises; CorruptDataError where the
@@ -62,17 +65,17 @@ def record(
     """
     given = listed(policies)
     if recipe is None and env is None and not given and resume and out is not None:
-        kept = _kept_recipe(out)
+        kept = _kept_recipe(out, trust)
         if isinstance(kept, Dataset):
             return kept
         recipe = kept
-    plan = _plan(recipe, env, given, episodes, env_steps, seed, out)
+    plan = _plan(recipe, env, given, episodes, env_steps, seed, out, trust)
     plan = dataclasses.replace(plan, id=plan.name)
     _check_workers(workers, env, given)
     if resume and not overwrite and (done := _finished(plan, plan.name)) is not None:
         return done
     with _world(plan, env) as world:
-        actors = actors_of(plan.behaviors, world, given)
+        actors = actors_of(plan.behaviors, world, given, trust=plan.trust)
         warn_of_want(plan, world, datasets_root())
         with Writer(
             plan.name,
@@ -95,13 +98,15 @@ def run_episodes(
     policies: Policy | Sequence[Policy] = (),
     episodes: int | None = None,
     seed: int | None = None,
+    trust: bool = False,
 ) -> Iterator[Episode]:
     """Yield what `record` would write, without writing it; errors are those of `record`."""
     given = listed(policies)
-    plan = _plan(recipe, env, given, episodes, None, seed, None)
+    plan = _plan(recipe, env, given, episodes, None, seed, None, trust)
     with _world(plan, env) as world:
         steps = 0
-        for episode in play(world, actors_of(plan.behaviors, world, given), seed=plan.seed):
+        actors = actors_of(plan.behaviors, world, given, trust=plan.trust)
+        for episode in play(world, actors, seed=plan.seed):
             yield episode
             steps += len(episode)
             if episode.id + 1 >= (plan.episodes or math.inf) or steps >= (
@@ -159,7 +164,8 @@ def _episodes(
         return
     request = {
         "env": plan.env,
-        "trust": env is not None,
+        "trust_env": env is not None,
+        "trust": plan.trust,
         "seed": plan.seed,
         "behaviors": [dataclasses.asdict(behavior) for behavior in plan.behaviors],
     }
@@ -209,6 +215,7 @@ def _plan(
     env_steps: int | None,
     seed: int | None,
     out: str | None,
+    trust: bool,
 ) -> Recipe:
     """Return the recipe that the arguments amount to."""
     amount: dict[str, Any] = {}
@@ -220,8 +227,9 @@ def _plan(
                 "A recipe names its environment and policies already.",
                 "Give the recipe, or --env and --policy, not both.",
             )
-        found = recipe if isinstance(recipe, Recipe) else _of_file(recipe)
+        found = recipe if isinstance(recipe, Recipe) else _of_file(recipe, trust)
         changes = amount | {} if seed is None else amount | {"seed": seed}
+        changes |= {"trust": True} if trust else {}
         plan = dataclasses.replace(found, **changes, **({} if out is None else {"id": out}))
     else:
         if env is None:
@@ -234,13 +242,20 @@ def _plan(
             behaviors=tuple(spec_of(policy) for policy in policies),
             **(amount or {"episodes": None, "env_steps": None}),
             seed=seed or 0,
+            trust=trust,
             id=out,
         )
     return plan
 
 
-def _of_file(name: str | Path) -> Recipe:
+def _of_file(name: str | Path, trust: bool) -> Recipe:
     recipe = load_recipe(name)
+    if recipe.trust and not trust:
+        raise UnsafeDataError(
+            f"The recipe {name} says that what its agents pickle is to be executed, and you did "
+            "not.",
+            "If you trust them, type --trust.",
+        )
     for behavior in recipe.behaviors:
         if ".py:" in behavior.policy:
             raise UnsafeDataError(
@@ -280,7 +295,7 @@ def _metadata(plan: Recipe) -> dict[str, Any]:
     return metadata
 
 
-def _kept_recipe(out: str) -> Recipe | Dataset:
+def _kept_recipe(out: str, trust: bool) -> Recipe | Dataset:
     """Return the recipe of the unfinished dataset, or the finished one; ConfigError without."""
     target = dataset_path(out)
     manifest = read_manifest(unfinished_folder(target))
@@ -298,6 +313,11 @@ def _kept_recipe(out: str) -> Recipe | Dataset:
         raise ConfigError(
             f"{out} was begun with the code {unnamed[0]}.",
             "Give --env and --policy (env and policies) again.",
+        )
+    if recipe.trust and not trust:
+        raise ConfigError(
+            f"{out} was begun with --trust, which executes what its agents pickle.",
+            "Give --trust (trust=True) again.",
         )
     return recipe
 

@@ -13,6 +13,7 @@ can describe; here it is drawn anew at every step.
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from offrl.collect.distributions import (
     Squashed,
 )
 from offrl.collect.networks import ACTIVATIONS, Floats, Layer, Network, layer
-from offrl.collect.vecnormalize import Statistics, read_statistics
-from offrl.collect.zips import Archive, digests, read_zip, statistics_path
+from offrl.collect.sight import eyes, sight, statistics_of
+from offrl.collect.zips import Archive, UnreadError, digests, read_zip, statistics_path
 from offrl.data.spec import Spec
 from offrl.errors import ConfigError, CorruptDataError
 
@@ -47,48 +48,50 @@ Head = Callable[[Floats], Distribution]
 
 
 def read_agent(
-    path: Path, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    path: Path,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    trust: bool = False,
 ) -> Agent:
     """Return the agent of a zip, for the spaces of the environment in which it is to act.
 
+    With `trust`, what cannot be had from plain values and weights is left to Stable-Baselines3,
+    which executes what the files pickle.
+
     Raises NotFoundError, ConfigError for an agent that is not of the kinds above or does not fit
-    the spaces, CorruptDataError, UnsafeDataError.
+    the spaces, CorruptDataError, UnsafeDataError; with `trust` WorkError where its code raises.
     """
     archive = read_zip(path)
     spec = Spec(observation_space, action_space)
-    _refuse_code(archive)
-    if any(part.dtype == "uint8" and len(part.shape) == 3 for part in spec.obs_parts):
-        raise ConfigError(f"{archive.path} looks at images, which offrl does not read.", _ELSEWHERE)
     _refuse_other_actions(archive, action_space)
-    parts = _Parts(archive, spec)
-    head, stochastic = parts.build()
+    if memory := [name for name in archive.weights if name.startswith("lstm_actor.")]:
+        raise ConfigError(
+            f"{archive.path} has weights '{memory[0]}': it remembers earlier steps.", _ELSEWHERE
+        )
     beside = statistics_path(archive.path)
-    statistics = None if beside is None else read_statistics(beside)
+    statistics = None if beside is None else statistics_of(beside, spec, trust)
     notes: tuple[str, ...] = ()
     if beside is not None and statistics is not None:
         notes = (f"sees observations normalised by {beside.name}, which lies beside it.",)
-        if len(statistics.mean) != spec.obs_dim:
-            raise ConfigError(
-                f"{beside} normalises {len(statistics.mean)} observation numbers and the "
-                f"environment gives {spec.obs_dim}.",
-                "Move it away if it belongs to another agent.",
+    try:
+        _refuse_code(archive)
+        if any(part.dtype == "uint8" and len(part.shape) == 3 for part in spec.obs_parts):
+            raise UnreadError(
+                archive.path, f"{archive.path} looks at images, which offrl does not read."
             )
-    see = _eyes(spec, statistics)
+        parts = _Parts(archive, spec)
+        head, stochastic = parts.build()
+    except (UnreadError, CorruptDataError):
+        if not trust:
+            raise
+        from offrl.collect.trusted import trusted_agent  # the one place where agents' code runs
+
+        agent = trusted_agent(archive, spec, sight(statistics))
+        return replace(agent, notes=(*notes, *agent.notes))
+    see = eyes(spec, statistics)
     redrawn = (REDRAWN,) if parts.state_dependent and stochastic else ()
     return Agent(lambda obs: head(see(obs)), stochastic, notes, redrawn)
-
-
-def _eyes(spec: Spec, statistics: Statistics | None) -> Callable[[Any], Floats]:
-    """Return what makes a network's input of a raw observation."""
-    space = spec.observation_space
-    if isinstance(space, spaces.Box):
-        # In the space's own type: MuJoCo's float64 is normalised before it is rounded.
-        if statistics is None:
-            return lambda obs: np.asarray(obs, np.float32).reshape(-1)
-        return lambda obs: statistics(np.asarray(obs).reshape(-1))
-    if statistics is None:
-        return spec.flatten_obs_one
-    return lambda obs: statistics(spec.flatten_obs_one(obs))
 
 
 class _Parts:
@@ -119,15 +122,15 @@ class _Parts:
         elif self._has("action_net."):
             built = self._actor_critic(), True
         else:
-            raise ConfigError(
-                f"{self._path} is not an agent of a kind that offrl reads.", _ELSEWHERE
+            raise UnreadError(
+                self._path, f"{self._path} is not an agent of a kind that offrl reads."
             )
         left = sorted(set(self._weights) - self._used)
         if left:
-            raise ConfigError(
+            raise UnreadError(
+                self._path,
                 f"{self._path} has weights '{left[0]}', of a network that offrl does not read "
                 "(images, recurrence and layers of one's own are not).",
-                _ELSEWHERE,
             )
         return built
 
@@ -140,9 +143,8 @@ class _Parts:
             return usual
         name = re.sub(r"\W+$", "", str(given)).rpartition(".")[2]
         if "torch.nn" not in str(given) or name not in ACTIVATIONS:
-            raise ConfigError(
-                f"{self._path} uses the activation {given}, which offrl does not know.",
-                _ELSEWHERE,
+            raise UnreadError(
+                self._path, f"{self._path} uses the activation {given}, which offrl does not know."
             )
         return name
 
@@ -180,7 +182,7 @@ class _Parts:
             if each.weight.ndim != 2 or (
                 each.bias is not None and each.bias.shape != each.weight.shape[:1]
             ):
-                raise ConfigError(f"{self._path} has layers that are not linear.", _ELSEWHERE)
+                raise UnreadError(self._path, f"{self._path} has layers that are not linear.")
             if each.weight.shape[1] != width:
                 self._refuse_width(each is kept[0], each.weight.shape[1], width)
             width = each.weight.shape[0]
@@ -331,17 +333,17 @@ def _refuse_code(archive: Archive) -> None:
     described = archive.data.get("policy_class")
     module = described.get("__module__") if isinstance(described, dict) else None
     if not str(module).startswith(("stable_baselines3.", "sb3_contrib.")):
-        raise ConfigError(
+        raise UnreadError(
+            archive.path,
             f"{archive.path} has a policy class of {module or 'unknown origin'}, which is code.",
-            _ELSEWHERE,
         )
     kwargs = archive.data.get("policy_kwargs")
     extractor = kwargs.get("features_extractor_class") if isinstance(kwargs, dict) else None
     usual = ("FlattenExtractor'>", "torch_layers.CombinedExtractor'>")
     if extractor is not None and not str(extractor).endswith(usual):
-        raise ConfigError(
+        raise UnreadError(
+            archive.path,
             f"{archive.path} extracts features by {extractor}, which offrl does not read.",
-            _ELSEWHERE,
         )
 
 

@@ -39,6 +39,10 @@ _MODULES = (
 )  # fmt: skip
 KNOWN = frozenset(_MODULES)
 _MARK = object()
+_OTHERWISE = (
+    "Do not use this file: save the statistics again with VecNormalize.save. If you trust its "
+    "author, --trust has stable-baselines3 unpickle it, which executes what it names."
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def read_statistics(path: Path) -> Statistics | None:
         if isinstance(moments, dict):
             raise ConfigError(
                 f"{path} has statistics of a dictionary of observations, which are not read.",
-                "Normalise in the environment or in a function of yours: FILE.py:FUNCTION.",
+                "Normalise in a function of yours, FILE.py:FUNCTION; or, if you trust its author, "
+                "--trust has stable-baselines3 unpickle the file, which executes what it names.",
             )
         mean, variance = (_array(moments.state[name]).reshape(-1) for name in ("mean", "var"))
         epsilon, clip = _number(state["epsilon"]), _number(state["clip_obs"])
@@ -127,7 +132,7 @@ def _run(content: bytes, path: Path) -> Any:
             if arg not in KNOWN:
                 raise UnsafeDataError(
                     f"{path} names {arg!r}, which no VecNormalize statistics need.",
-                    "Do not use this file; save the statistics again with VecNormalize.save.",
+                    _OTHERWISE,
                 )
             stack.append(_Record(str(arg)))
         elif name in ("REDUCE", "NEWOBJ"):
@@ -170,7 +175,7 @@ def _run(content: bytes, path: Path) -> Any:
         else:
             raise UnsafeDataError(
                 f"{path} has the instruction {name}, which no VecNormalize statistics need.",
-                "Do not use this file; save the statistics again with VecNormalize.save.",
+                _OTHERWISE,
             )
     raise ValueError("it has no end")
 

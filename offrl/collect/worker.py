@@ -42,9 +42,9 @@ def work(request: dict[str, Any], numbers: Iterator[int], out: BinaryIO) -> int:
     logging.getLogger("offrl").setLevel(logging.ERROR)  # the parent has said it already
     number = None
     try:
-        env = make_env(request["env"], trust=request["trust"])
+        env = make_env(request["env"], trust=request["trust_env"])
         specs = [BehaviorSpec(**fields) for fields in request["behaviors"]]
-        actors = actors_of(specs, env)
+        actors = actors_of(specs, env, trust=request["trust"])
 
         def noted() -> Iterator[int]:
             nonlocal number

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from offrl.errors import CorruptDataError, NotFoundError, UnsafeDataError, suggest
+from offrl.errors import ConfigError, CorruptDataError, NotFoundError, UnsafeDataError, suggest
 
 _MEMBERS = 64
 _BUDGET = {"data": 2**26, "policy.pth": 2**30}  # bytes once decompressed
@@ -31,6 +31,18 @@ class Archive:
     path: Path
     data: dict[str, Any]
     weights: dict[str, Array]
+
+
+class UnreadError(ConfigError):
+    """An agent that cannot be had from plain values and weights alone."""
+
+    def __init__(self, path: Path, cause: str) -> None:
+        super().__init__(
+            cause,
+            "Name a function of yours that loads it, FILE.py:FUNCTION; or, if you trust its "
+            "author, --trust has stable-baselines3 load it, which executes the Python that is "
+            f"pickled in {path.name}.",
+        )
 
 
 def zip_path(path: Path) -> Path:

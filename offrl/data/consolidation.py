@@ -20,7 +20,7 @@ def consolidate(shards: list[dict[str, str]], target: Path) -> None:
 
     Raises ValueError naming a shard whose bytes are not those that were written.
     """
-    with h5py.File(target, "w", track_order=True) as out:
+    with h5py.File(target, "w", track_order=True, libver=("v108", "latest")) as out:
         for shard in shards:
             path = Path(shard["path"])
             if hashlib.sha256(path.read_bytes()).hexdigest() != shard["sha256"]:

@@ -243,7 +243,7 @@ class Dataset:
             metadata=self.metadata,
             root=root,
             overwrite=overwrite,
-            shard_episodes=256,
+            shard_episodes=2**14,
             keep_unfinished=False,  # this dataset still holds the episodes
         )
         with writer:

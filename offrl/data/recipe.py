@@ -36,7 +36,7 @@ from offrl.errors import ConfigError, NotFoundError, suggest
 Scalar = bool | int | float | str
 
 _TABLES = ("behaviors", "references")
-_PLAIN = ("id", "env", "episodes", "env_steps", "seed", "description", "license")
+_PLAIN = ("id", "env", "episodes", "env_steps", "seed", "trust", "description", "license")
 _ALGORITHM = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -113,6 +113,7 @@ class Recipe:
     episodes: int | None = None
     env_steps: int | None = None
     seed: int = 0
+    trust: bool = False  # whether the pickled parts of agents were executed, where needed
     id: str | None = None
     description: str = ""
     license: str = ""
@@ -139,6 +140,11 @@ class Recipe:
                 raise ConfigError(f"{name}={amount} collects nothing.", "It must be 1 or more.")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} is negative.", "Seeds are 0 or more.")
+        if self.trust and not any(b.policy.startswith("sb3:") for b in self.behaviors):
+            raise ConfigError(
+                "There is nothing to trust: no policy is an agent of Stable-Baselines3.",
+                "Leave --trust out; it concerns sb3:FILE.zip.",
+            )
 
     @property
     def name(self) -> str:
@@ -148,7 +154,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON holds it, without what is empty."""
         whole = asdict(self) | {"behaviors": [asdict(b) for b in self.behaviors]}
-        return {k: v for k, v in whole.items() if v is not None and v != "" and v != {}}
+        empty = (None, "", {})
+        return {k: v for k, v in whole.items() if v not in empty and v is not False}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], source: str) -> "Recipe":
@@ -236,7 +243,7 @@ def _is_algorithm(key: str) -> bool:
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "episodes": (int,), "env_steps": (int,), "seed": (int,), "noise": (int, float),
-    "epsilon": (int, float), "weight": (int, float), "stochastic": (bool,),
+    "epsilon": (int, float), "weight": (int, float), "stochastic": (bool,), "trust": (bool,),
     "random": (int, float), "expert": (int, float), "n": (int,),
 }  # fmt: skip
 

@@ -7,12 +7,15 @@
         .final/             the finished dataset, until it is renamed to <id>
 
 The image is built in memory because HDF5 can kill the process when a disk fills up while it writes;
-writing finished bytes fails cleanly instead. Every number column carries a fletcher32 checksum.
+writing finished bytes fails cleanly instead. Every number column carries a checksum: fletcher32 of
+its own, or, where it is so short that it lies in its object's header, the header's.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 from h5py import (
+    h5a,  # pyright: ignore[reportAttributeAccessIssue]  # compiled, and without stubs
     h5d,  # pyright: ignore[reportAttributeAccessIssue]  # compiled, and without stubs
+    h5g,  # pyright: ignore[reportAttributeAccessIssue]  # compiled, and without stubs
     h5p,  # pyright: ignore[reportAttributeAccessIssue]  # compiled, and without stubs
     h5s,
     h5t,
@@ -32,64 +37,90 @@ from offrl.errors import ConfigError, CorruptDataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# The formats of HDF5 1.8, which are an eighth of the older ones for small groups and checksum them.
+LIBVER = ("v108", "latest")
 _CHUNK_BYTES = 2**20
+_TINY = 1024  # bytes; a chunk with its index takes more than twice that
 _TEXT = h5py.string_dtype(encoding="utf-8")
+_SCALAR = h5s.create(h5s.SCALAR)
 
 
 def image(episodes: Iterable[Episode]) -> bytes:
     """Return the bytes of an HDF5 file with one group per episode, named by its id."""
     # The name is never opened: a core file without backing store lives in memory only.
     with h5py.File(
-        "offrl-shard", "w", driver="core", backing_store=False, track_order=True
+        "offrl-shard",
+        "w",
+        driver="core",
+        backing_store=False,
+        block_size=2**20,  # by which the image grows, copied each time
+        track_order=True,
+        libver=LIBVER,
     ) as file:
         for episode in episodes:
-            _write_episode(file.create_group(f"episode_{episode.id}"), episode)
+            _write_episode(file.id, episode)
         file.flush()
         return file.id.get_file_image()
 
 
-def _write_episode(group: h5py.Group, episode: Episode) -> None:
-    group.attrs["id"] = episode.id
-    group.attrs["total_steps"] = len(episode)
+def _write_episode(file: Any, episode: Episode) -> None:
+    # The library's own calls here and below: h5py's objects take four times as long, which tells
+    # where an episode is a step and there are a million of them.
+    group = h5g.create(file, f"episode_{episode.id}".encode())
+    _write_number(group, b"id", episode.id)
+    _write_number(group, b"total_steps", len(episode))
     if episode.seed is not None:
-        group.attrs["seed"] = episode.seed
+        _write_number(group, b"seed", episode.seed)
     for name in ("observations", "actions", "rewards", "terminations", "truncations"):
         _write(group, name, getattr(episode, name))
     _write(group, "infos", episode.infos)  # empty too: without the group Minari reads None
 
 
-def _write(group: h5py.Group, name: str, value: Any) -> None:
+def _write_number(group: Any, name: bytes, value: int) -> None:
+    h5a.create(group, name, h5t.NATIVE_INT64, _SCALAR).write(np.array(value, np.int64))
+
+
+def _write(group: Any, name: str, value: Any) -> None:
     if isinstance(value, Mapping):
-        child = group.create_group(name)
+        child = h5g.create(group, name.encode())
         for key, part in value.items():
             _write(child, key, part)
     elif isinstance(value, tuple):
-        child = group.create_group(name)
+        child = h5g.create(group, name.encode())
         for i, part in enumerate(value):
             _write(child, f"_index_{i}", part)
     else:
         _write_column(group, name, np.asarray(value))
 
 
-def _write_column(group: h5py.Group, name: str, column: npt.NDArray[Any]) -> None:
+def _write_column(group: Any, name: str, column: npt.NDArray[Any]) -> None:
     text = column.dtype.kind in "OUS"
     if text or column.size == 0:
         # Text has its bytes elsewhere in the file, where a checksum of the column does not reach.
         shape = (None, *column.shape[1:]) if text else column.shape
         column = column.astype(object) if text else column
-        group.create_dataset(name, data=column, dtype=_TEXT if text else None, maxshape=shape)
+        h5py.Group(group).create_dataset(
+            name, data=column, dtype=_TEXT if text else None, maxshape=shape
+        )
         return
-    # The library's own calls: `create_dataset` spends four times as long on these small columns.
-    # An open first axis and chunks, as Minari makes them, so that Minari can append to the file.
     column = np.ascontiguousarray(column)
-    rows = max(1, min(len(column), _CHUNK_BYTES // max(1, column.nbytes // len(column))))
-    layout = h5p.create(h5p.DATASET_CREATE)
-    layout.set_chunk((rows, *column.shape[1:]))
-    layout.set_fletcher32()
-    space = h5s.create_simple(column.shape, (h5s.UNLIMITED, *column.shape[1:]))
-    kind = h5t.py_create(column.dtype, logical=True)
-    made = h5d.create(group.id, name.encode(), kind, space, layout)
+    made = h5d.create(group, name.encode(), *_declaration(column.dtype, column.shape))
     made.write(h5s.ALL, h5s.ALL, column)
+
+
+@lru_cache(maxsize=256)
+def _declaration(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """Return type, space and layout of a column."""
+    kind, layout = h5t.py_create(dtype, logical=True), h5p.create(h5p.DATASET_CREATE)
+    layout.set_obj_track_times(False)
+    size = dtype.itemsize * math.prod(shape)
+    if size <= _TINY:
+        layout.set_layout(h5d.COMPACT)
+        return kind, h5s.create_simple(shape), layout
+    # An open first axis and chunks, as Minari makes them, so that Minari can append to a column.
+    layout.set_chunk((max(1, min(shape[0], _CHUNK_BYTES // max(1, size // shape[0]))), *shape[1:]))
+    layout.set_fletcher32()
+    return kind, h5s.create_simple(shape, (h5s.UNLIMITED, *shape[1:])), layout
 
 
 def check_infos(episode: Episode) -> None:

@@ -19,11 +19,13 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from offrl.data import shards
-from offrl.data.episodes import Episode, digest, leaves, validate
+from offrl.data.episodes import Episode, leaves, validate
 from offrl.data.metadata import env_spec_json, user_metadata
+from offrl.data.minari_store import open_store
 from offrl.data.openepisode import OpenEpisode
 from offrl.data.publishing import Workshop
 from offrl.data.spec import Spec
+from offrl.data.totals import Totals
 from offrl.errors import ConfigError, CorruptDataError
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Writer:
         }
         self._workshop = Workshop(id, root, settings, overwrite=overwrite, resume=resume)
         self._pending: list[Episode] = []
-        self._digests: list[str] = []
+        self._totals = Totals()  # of the episodes that this writer was given
         self._pending_bytes = 0  # of the observations, which are most of an episode
         self._open: OpenEpisode | None = None
         self._published: Dataset | None = None
@@ -153,9 +155,8 @@ class Writer:
         except BaseException as error:
             self._let_go(error)
             raise
-        from offrl.data.dataset import load  # a dataset saves itself through this module
-
-        self._published = load(path)
+        everything = len(self._totals.steps) == len(self._workshop.manifest["episodes"])
+        self._published = _reopened(path, self._totals if everything else None)
         return self._published
 
     def abandon(self) -> None:
@@ -216,7 +217,7 @@ class Writer:
             raise ConfigError(error.cause, error.remedy) from error
         shards.check_infos(episode)
         self._pending.append(episode)
-        self._digests.append(digest(episode))
+        self._totals.add(episode)
         self._pending_bytes += sum(leaf.nbytes for _, leaf in leaves(episode.observations))
         # The manifest is rewritten with every shard: of very many episodes a shard holds more, so
         # that writing does not grow with their square.
@@ -226,8 +227,24 @@ class Writer:
 
     def _flush(self) -> None:
         if self._pending:
-            self._workshop.commit(self._pending, self._digests)
-            self._pending, self._digests, self._pending_bytes = [], [], 0
+            self._workshop.commit(self._pending, self._totals.digests[-len(self._pending) :])
+            self._pending, self._pending_bytes = [], 0
+
+
+def _reopened(path: Path, totals: Totals | None) -> "Dataset":
+    """Open what was just written; totals of all of it spare looking at every episode again.
+
+    Its file is compared with the digest of what was written, as ever.
+    """
+    from offrl.data.dataset import Dataset, load  # a dataset saves itself through this module
+
+    if totals is None:
+        return load(path)
+    store = open_store(path)
+    store.counts = len(totals.steps), sum(totals.steps)
+    data = Dataset(store, store.spec, id=store.id, path=store.folder, metadata=store.metadata)
+    data.__dict__["_totals"] = totals
+    return data
 
 
 def renumbered(episode: Episode, number: int) -> Episode:

@@ -83,6 +83,15 @@ class TestImport:
         assert "never changes in column 'y'" in found
         assert "the action never changes in column 'a'" in found
 
+    def test_an_environment_that_the_log_is_not_of_is_named(self, refused: Type, tmp_path: Path):
+        path = save_npz(tmp_path / "a.npz", **walk())
+        typed = refused("data", "import", path, "--env", "CartPole-v1", "--out", "me/a-v0")
+        assert "in the environment" in typed.err
+        assert "--env ENV" in typed.err
+        typed = refused("data", "import", path, "--episode", "e", "--out", "me/a-v0")
+        assert "--episode means nothing for an npz archive" in typed.err
+        assert "--observation-space" not in typed.err
+
     def test_a_word_for_all_ends_is_no_column_whatever_its_case(self, refused: Type, table: Path):
         typed = refused("data", "import", table, *ROLES, "--ends", "Truncated", "--out", "me/a-v0")
         assert "--ends truncated" in typed.err

@@ -202,7 +202,7 @@ class TestRoom:
     def test_that_runs_out_is_an_error_and_loses_nothing(self) -> None:
         """A shard, then the manifest, then the one file do not fit."""
         kept = 0
-        for limit in (1_000, 20_000, 300_000):
+        for limit in (1_000, 20_000, 60_000):
             done = self.limited(limit)
             assert done.returncode == 1, done.stderr
             cause, remedy = done.stderr.splitlines()[-2:]

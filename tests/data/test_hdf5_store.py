@@ -278,9 +278,8 @@ def test_a_flipped_byte_is_found_where_nothing_vouches_for_the_file(file: Path) 
     assert at > 0
     content[at + 3] ^= 1
     target.write_bytes(bytes(content))
-    with pytest.raises(CorruptDataError, match="episode 2: rewards cannot be read"):
-        _ = load("me/kept-v0").transitions
-    assert len(load("me/kept-v0")[1]) == 1
+    with pytest.raises(CorruptDataError, match=r"main_data\.hdf5 .* is damaged"):
+        load("me/kept-v0")
     found = {problem.code: problem.places for problem in offrl.check("me/kept-v0").problems}
     assert found["unreadable"] == ("episode 2",)
 

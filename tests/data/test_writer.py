@@ -128,13 +128,28 @@ class TestWhatMinariReads:
         assert kept["offrl"]["fingerprint"] == data.fingerprint
         assert "gymnasium" in kept["offrl"]["versions"]
 
-    def test_columns_carry_checksums_and_minari_can_lengthen_them(self) -> None:
-        record()
+    def test_long_columns_carry_checksums_and_minari_can_lengthen_them(self) -> None:
+        Dataset.from_episodes([episode(0, 400)], OBS, ACT).save(ID)
         with h5py.File(folder() / "data" / "main_data.hdf5") as file:
             column = file["episode_0/observations"]
             assert isinstance(column, h5py.Dataset)
             assert column.fletcher32
             assert column.maxshape == (None, 3)
+
+    def test_an_episode_of_one_step_takes_little_room_and_minari_reads_it(self) -> None:
+        given = [episode(number, 1) for number in range(200)]
+        data = Dataset.from_episodes(given, OBS, ACT).save(ID)
+        main = folder() / "data" / "main_data.hdf5"
+        assert main.stat().st_size / 200 < 3_000
+        assert main.read_bytes().count(b"OHDR") > 200 * 8  # headers with checksums
+        theirs = minari.load_dataset(ID)
+        for ours, read in zip(given, theirs.iterate_episodes(), strict=True):
+            for name in ("observations", "actions", "rewards", "terminations", "truncations"):
+                np.testing.assert_array_equal(getattr(read, name), getattr(ours, name))
+            assert set(read.infos) == set(ours.infos)
+            for key, column in ours.infos.items():
+                np.testing.assert_array_equal(read.infos[key], column)
+        assert load(ID).fingerprint == data.fingerprint
 
     def test_the_manifest_beside_the_data_has_digests_of_file_and_episodes(self) -> None:
         record()

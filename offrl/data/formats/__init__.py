@@ -28,6 +28,7 @@ READERS = {
     "csv": "tables:read",
     "parquet": "tables:read",
 }
+_SPACES = ("observation_space", "action_space")
 
 
 def import_file(
@@ -109,7 +110,7 @@ def _not_finite(data: Dataset) -> list[str]:
         if leaf.dtype.kind == "f"
     )
     count = sum(int(np.count_nonzero(~np.isfinite(leaf))) for leaf in columns)
-    return [f"{count} values are not finite: offrl data check names them"] if count else []
+    return [f"values that are not finite, which offrl data check names: {count}"] if count else []
 
 
 def dataset_of_frame(frame: Any, id: str, roles: Mapping[str, Any]) -> Dataset:
@@ -139,9 +140,11 @@ def options_of(reader: Any) -> list[str]:
 
 def _refuse_unknown(kind: str, known: Sequence[str], given: Mapping[str, Any]) -> None:
     python = kind == "dataframe"
+    # The spaces are objects: a command line names the environment that they are taken from.
+    known = list(dict.fromkeys("env" if name in _SPACES else name for name in known))
     written = {name: name if python else f"--{name.replace('_', '-')}" for name in known}
     for name in given:
-        if name not in known:
+        if name not in (*known, *_SPACES):
             word = name if python else f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"{word} means nothing for {NAMES.get(kind, 'a data frame')}."

@@ -25,6 +25,7 @@ def action_space_of(
     lies outside, that is taken; else floats are unbounded and whole numbers the choices seen.
     """
     if given is not None:
+        _require_fit("actions", action, given)
         return given, []
     if action.dtype.kind != "f":
         if bounds is not None:
@@ -46,5 +47,26 @@ def action_space_of(
 def observation_space_of(
     obs: npt.NDArray[Any], given: spaces.Space[Any] | None
 ) -> spaces.Space[Any]:
-    """Return the space of the observations: the given one, else the widest of their type."""
-    return given if given is not None else space_of_observations(obs)
+    """Return the space of the observations: the given one, else the widest of their type.
+
+    Raises ConfigError where the given one is of another shape.
+    """
+    if given is None:
+        return space_of_observations(obs)
+    _require_fit("observations", obs, given)
+    return given
+
+
+def _require_fit(what: str, values: npt.NDArray[Any], space: spaces.Space[Any]) -> None:
+    """Raise ConfigError where rows of a file cannot be of an environment's space."""
+    whole = values.dtype.kind in "biu"
+    if isinstance(space, spaces.Box) and values.shape[1:] != space.shape:
+        shape = list(values.shape[1:]) or "single numbers"
+        why = f"{what} are {shape} in the file and {list(space.shape)} in the environment"
+    elif isinstance(space, spaces.Discrete) and not (whole and values.ndim == 1):
+        why = f"{what} are amounts in the file and {space.n} choices in the environment"
+    else:
+        return
+    raise ConfigError(
+        f"The {why}.", "Name the environment that the log comes from: --env ENV, or none."
+    )

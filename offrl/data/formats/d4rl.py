@@ -19,14 +19,14 @@ from gymnasium import spaces
 from offrl.data.formats.bounds import Bounds, action_space_of, observation_space_of
 from offrl.data.formats.sources import REMEDY
 from offrl.data.formats.steps import Boundaries, Imported, Split, Steps, episodes_of
-from offrl.data.hdf5_store import (
+from offrl.data.hdf5_scan import (
     READ_ERRORS,
     Declared,
     declared_column,
     hard_links,
-    read_column,
     unreadable_file,
 )
+from offrl.data.hdf5_store import read_column
 from offrl.errors import ConfigError, CorruptDataError, suggest
 
 NEEDED = ("observations", "actions", "rewards", "terminals")
@@ -88,6 +88,31 @@ def _declared(file: h5py.File, path: Path) -> dict[str, Declared]:
     return declared
 
 
+def _require_chunks(file: h5py.File, path: Path, key: str) -> None:
+    """Raise CorruptDataError where blocks of a column lie outside it; zeros would be read instead.
+
+    Older files have an index of the blocks that no checksum covers.
+    """
+    column = h5py.h5d.open(file.id, key.encode())
+    made = column.get_create_plist()
+    if made.get_layout() != h5py.h5d.CHUNKED:
+        return
+    steps, shape = made.get_chunk(), column.shape
+    places: list[tuple[int, ...]] = []
+    column.chunk_iter(lambda block: places.append(block.chunk_offset if block.byte_offset else ()))
+    inside = {
+        place
+        for place in places
+        if place
+        and all(at % step == 0 and at < n for at, step, n in zip(place, steps, shape, strict=True))
+    }
+    if len(inside) < len(places):
+        raise CorruptDataError(
+            f"{path}: '{key}' has {len(places) - len(inside)} of its blocks in the wrong place.",
+            REMEDY,
+        )
+
+
 def _steps(file: h5py.File, path: Path, declared: dict[str, Declared]) -> tuple[Steps, list[str]]:
     shape = declared["rewards"].shape
     n = shape[0] if shape else 0
@@ -101,7 +126,8 @@ def _steps(file: h5py.File, path: Path, declared: dict[str, Declared]) -> tuple[
             raise CorruptDataError(
                 f"{path}: '{key}' has {rows} rows, where 'rewards' has {n}.", REMEDY
             )
-        return read_column(file, key)
+        _require_chunks(file, path, key)
+        return read_column(file.id, key)
 
     notes: list[str] = []
     obs, actions = column("observations"), column("actions")

@@ -1,17 +1,23 @@
 """Foreign files with bytes changed, cut and added: an error of ours or a dataset, nothing else.
 
-HDF5 is left out: its library can hang on such files.
+HDF5 is imported in a process of its own: its library can crash or hang on such files.
 """
 
+import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import foreign_mutations
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from foreign_files import rllib_line, save_npz, walk
+from foreign_files import d4rl_arrays, rllib_line, save_npz, walk
 
 import offrl
 from offrl.errors import OffrlError
@@ -91,3 +97,37 @@ def test_a_changed_file_is_refused_or_read(tmp_path: Path, make: Callable[[Path]
     assert refused > 60
     path.write_bytes(content)
     assert offrl.import_file(path, **options).fingerprint == whole.fingerprint
+
+
+def d4rl(path: Path, *, checksums: bool) -> Path:
+    """Write a D4RL file as its makers do, or with the checksums that HDF5 can give it."""
+    with h5py.File(path, "w", libver="latest" if checksums else None) as file:
+        for key, rows in d4rl_arrays((40, 30, 50)).items():
+            chunks = {"chunks": rows.shape, "fletcher32": True} if checksums else {}
+            file.create_dataset(key, data=rows, **chunks)
+    return path
+
+
+@pytest.mark.parametrize("count", [36, pytest.param(900, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("checksums", [False, True])
+def test_a_changed_hdf5_file_ends_in_an_error_or_in_a_dataset(
+    tmp_path: Path, count: int, checksums: bool
+):
+    """Where the file has checksums, no changed value is taken for the one that was written."""
+    file = d4rl(tmp_path / "a.hdf5", checksums=checksums)
+    found: list[tuple[int, str]] = []
+    while len(found) < count:
+        words = [foreign_mutations.__file__, file, tmp_path / "copy.hdf5", len(found), count]
+        child = subprocess.run(
+            [sys.executable, *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        found += [tuple(json.loads(line)) for line in child.stdout.splitlines()]
+        assert child.returncode == 0, (len(found), child.returncode, child.stderr)
+    kinds = {kind for _, kind in found}
+    assert "same" in kinds
+    assert any(kind.endswith("Error") for kind in kinds)
+    assert ("other" in kinds) is not checksums
