@@ -78,9 +78,13 @@ class Settled:
         data: Dataset,
         stages: Sequence[tuple[int, float]],
         given: dict[str, Tensor] | None = None,
+        held: Sequence[str] = (),
         **settings: Any,
     ) -> None:
-        """`stages` holds pairs of gradient steps and learning rate, taken one after the other."""
+        """`stages` holds pairs of gradient steps and learning rate, taken one after the other.
+
+        Columns that are `given` replace the algorithm's own; networks that are `held` do not move.
+        """
         kind: type[Algorithm[Any]] = get(algo)
         self.algorithm = kind(configure(kind.Config, {**AS_A_TABLE, **settings}), data.spec)
         self.table = Table.of(data.transitions, dtype=torch.float64)
@@ -89,7 +93,7 @@ class Settled:
         sampler = Whole(self.table, 0, len(self.table), draws=draws, given=given or {})
         now = Progress(0, state, state, {})
         for n, rate in stages:
-            begin = now._replace(state=at_rate(now.state, rate))
+            begin = now._replace(state=at_rate(now.state, rate, held))
             taken = steps(self.algorithm, modules, sampler, begin, begin.step + n)
             now = deque(taken, maxlen=1)[0]
         self.modules, self.state, self.metrics = modules, now.state, now.metrics
@@ -109,10 +113,10 @@ class Settled:
         return self.nets.policy(self.sight).log_probs.exp().detach().numpy()
 
 
-def at_rate(state: State, rate: float) -> State:
-    """The state with every network's learning rate set to `rate`."""
+def at_rate(state: State, rate: float, held: Sequence[str]) -> State:
+    """The state with every network's learning rate set to `rate`, or to 0."""
     moments = {
-        name: {**adam, "lr": torch.full_like(adam["lr"], rate)}
+        name: {**adam, "lr": torch.full_like(adam["lr"], 0 if name in held else rate)}
         for name, adam in state["adam"].items()
     }
     return {**state, "adam": moments}

@@ -16,6 +16,7 @@ ALGORITHMS = {
     "ddpg": "offrl.algos.ddpg:DDPG",
     "dqn": "offrl.algos.dqn:DQN",
     "iql": "offrl.algos.iql:IQL",
+    "iwpg": "offrl.algos.iwpg:IWPG",
     "sac": "offrl.algos.sac:SAC",
     "td3": "offrl.algos.td3:TD3",
     "td3-bc": "offrl.algos.td3_bc:TD3BC",
