@@ -55,7 +55,8 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, 1, n_out).uniform_(-bound, bound))
 
     def forward(self, x: Tensor, members: int) -> Tensor:
-        return torch.baddbmm(self.bias[:members], x, self.weight[:members])
+        # Compiled, the sum is part of the pass that follows; `baddbmm` would copy the bias first.
+        return torch.bmm(x, self.weight[:members]) + self.bias[:members]
 
 
 class EnsembleHidden(EnsembleLinear):
@@ -68,7 +69,7 @@ class EnsembleHidden(EnsembleLinear):
             return super().forward(x, members)
         low = self.compute_dtype
         weight, bias = self.weight[:members].to(low), self.bias[:members].to(low)
-        return torch.baddbmm(bias, x.to(low), weight)
+        return torch.bmm(x.to(low), weight) + bias
 
 
 class Ensemble(nn.Module):
