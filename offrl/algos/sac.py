@@ -124,9 +124,13 @@ class SAC(Algorithm[SACConfig]):
             log_prob, q = self.expected(pi, nets.target_critic, batch.next_obs, noise)
             future = q - nets.log_temperature().exp() * log_prob
             target = losses.td_target(batch.reward, future, batch.terminated, self.config.discount)
-        if self.spec.discrete:
-            return losses.critic_loss(losses.chosen(nets.critic(batch.obs), batch.action), target)
-        return losses.critic_loss(nets.critic(batch.obs, batch.action), target)
+        logged = (
+            losses.chosen(nets.critic(batch.obs), batch.action)
+            if self.spec.discrete
+            else nets.critic(batch.obs, batch.action)
+        )
+        loss, metrics = losses.critic_loss(logged, target)
+        return loss, metrics | {"critic/bonus": (q - future).neg().mean()}
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
         both = ("policy", "log_temperature")
