@@ -40,6 +40,8 @@ def test_every_run_of_a_grid_has_the_bits_of_the_run_alone(algo: str, tmp_path: 
     # run's configuration, and not from the state, shows.
     moved = {field.name: (field.default, field.default / 2) for field in traced}
     small = settings_of(algo, compile="off")
+    if get(algo).judges:
+        small["policy"] = str(offrl.fit("bc", data, steps=2, out=tmp_path / "judged").dir)
     grids = [{name: values} for name, values in moved.items() if values[0] != values[1]]
     for grid in grids:
         name, (_, value) = next(iter(grid.items()))
