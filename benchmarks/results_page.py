@@ -65,8 +65,8 @@ def page_of(path: Path) -> str:
         parts.append(_section(dataset, [one for one in summary if one["dataset"] == dataset]))
     if broken := [row for row in rows if row["status"] == "failed"]:
         lines = (
-            f"| {row['algo']} {row['point']} on {row['dataset']}, seed {row['seed']} "
-            f"| {row['error']} |"
+            f"| {' '.join(filter(None, (row['algo'], row['point'])))} on {row['dataset']}, "
+            f"seed {row['seed']} | {row['error']} |"
             for row in broken
         )
         parts.append(FAILED.format(rows="\n".join(lines)))

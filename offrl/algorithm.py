@@ -7,6 +7,7 @@ seeds, compilation, checkpoints, flags) is derived from what the class declares.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
+from inspect import get_annotations
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 from typing import get_type_hints as type_hints
@@ -156,8 +157,8 @@ def fields_of(config: type[AlgorithmConfig]) -> list[Field]:
     """The settings of a configuration class, in order of declaration, its own before the shared."""
     hints = type_hints(config, include_extras=True)
     found = [_field(f.name, hints[f.name], f.default) for f in fields(config)]
-    shared = [type_hints(base) for base in (CriticConfig, AlgorithmConfig)]
-    return sorted(found, key=lambda f: sum(f.name in names for names in shared))
+    declared = [get_annotations(base) for base in config.__mro__]
+    return sorted(found, key=lambda f: [f.name in names for names in declared].index(True))
 
 
 def _field(name: str, hint: Any, default: Any) -> Field:
@@ -272,6 +273,14 @@ class Algorithm(ABC, Generic[C]):
     def facts(self, table: Table) -> dict[str, str]:
         """What a reader of the results must know of how this data was used; for result.json."""
         return {}
+
+    def remarks(self, learner: Learner) -> tuple[str, ...]:
+        """What happened to a trained seed, a sentence each; for the output and result.json."""
+        return ()
+
+    def warnings(self, learner: Learner) -> tuple[str, ...]:
+        """What is wrong with a trained seed, a sentence each; for the output and result.json."""
+        return ()
 
     def least_steps(self) -> int:
         """The fewest steps after which the policy has learned anything."""

@@ -43,14 +43,30 @@ def advantage_lambda(
     return discounted_sums(delta, discount * td_lambda * (~last).to(delta.dtype))
 
 
+def standard(x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """What to subtract from x and what to divide it by: "std" both, "scale" the latter, "none".
+
+    The spread is std + 1e-5 over all of x, as in the authors' code of AWR.
+    """
+    nothing, one = torch.zeros_like(x.mean()), torch.ones_like(x.mean())
+    centre = x.mean() if norm == "std" else nothing
+    return centre, one if norm == "none" else x.std(correction=0) + 1e-5
+
+
 def standardise(x: Tensor) -> Tensor:
-    """(x - mean) / (std + 1e-5) over all of x, as the authors' code of AWR does."""
-    return (x - x.mean()) / (x.std(correction=0) + 1e-5)
+    """(x - mean) / (std + 1e-5) over all of x."""
+    centre, scale = standard(x, "std")
+    return (x - centre) / scale
 
 
 def awr_weight(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:
     """min(exp(A / temperature), weight_cap) (Peng et al. 2019, 1910.00177, section 3.2)."""
-    return (advantage / temperature).clamp(max=math.log(weight_cap)).exp()
+    return awr_log_weight(advantage, temperature, weight_cap).exp()
+
+
+def awr_log_weight(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:
+    """The logarithm of `awr_weight`, which does not vanish where the weight does."""
+    return (advantage / temperature).clamp(max=math.log(weight_cap))
 
 
 def capped_share(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:

@@ -73,14 +73,20 @@ class Outcome:
             "checkpoint": "last",
             **self.facts,
             **{name: _over_seeds(values) for name, values in self.reported.items()},
-            "warnings": self.watch.warnings(),
+            "warnings": self.watch.warnings() + self._told(),
             **self.watch.page(),
             "diverged": {str(event.seed): event.message for event in self.diverged},
+            "remarks": {str(one.seed): list(one.remarks) for one in self.finished if one.remarks},
             "steps_per_second": taken / seconds if seconds else None,  # of one process
             "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
             "versions": plan.run.versions,
         }
         write_file(path, json.dumps({**old, **result}, indent=2).encode())
+
+    def _told(self) -> list[str]:
+        """What the algorithm warns of, by seed."""
+        finished = sorted(self.finished, key=lambda one: one.seed)
+        return [f"Seed {one.seed}: {text}" for one in finished for text in one.warnings]
 
 
 def _over_seeds(values: Mapping[str, float]) -> dict[str, object]:

@@ -220,7 +220,7 @@ class _Job:
             yield Diverged(self.seed, now.step, str(read_toml(verdict)["message"]))
             return
         if now.step >= self.plan.run.settings.steps:
-            yield Finished(self.seed, now.step, self.seconds)
+            yield self._finished(now, self.seconds)
             return
         metrics = MetricsFile(self.folder / "metrics.csv", up_to=now.step)
         board = TensorBoard(self.folder, now.step)
@@ -291,7 +291,12 @@ class _Job:
             if done.step > self.saved:
                 self._save(done)  # stopped: lose nothing that was reported
             raise
-        yield Finished(seed, now.step, time.perf_counter() - self.began)
+        yield self._finished(now, time.perf_counter() - self.began)
+
+    def _finished(self, now: Progress, seconds: float) -> Finished:
+        learner, tells = Learner(self.modules, now.state), self.algorithm
+        said = tells.remarks(learner), tells.warnings(learner)
+        return Finished(self.seed, now.step, seconds, *said)
 
     def _save(self, now: Progress) -> Saved:
         page = checkpoints.page_of(self.modules, self.plan.dataset.spec)

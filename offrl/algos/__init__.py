@@ -17,6 +17,7 @@ ALGORITHMS = {
     "dqn": "offrl.algos.dqn:DQN",
     "fqe": "offrl.algos.fqe:FQE",
     "iql": "offrl.algos.iql:IQL",
+    "iwpg": "offrl.algos.iwpg:IWPG",
     "sac": "offrl.algos.sac:SAC",
     "td3": "offrl.algos.td3:TD3",
     "td3-bc": "offrl.algos.td3_bc:TD3BC",

@@ -122,15 +122,16 @@ class SAC(Algorithm[SACConfig]):
         with torch.no_grad():
             pi, noise = nets.policy(batch.next_obs), batch.noise.get("next")
             log_prob, q = self.expected(pi, nets.target_critic, batch.next_obs, noise)
-            future = q - nets.log_temperature().exp() * log_prob
-            target = losses.td_target(batch.reward, future, batch.terminated, self.config.discount)
-        logged = (
-            losses.chosen(nets.critic(batch.obs), batch.action)
-            if self.spec.discrete
-            else nets.critic(batch.obs, batch.action)
-        )
-        loss, metrics = losses.critic_loss(logged, target)
-        return loss, metrics | {"critic/bonus": (q - future).neg().mean()}
+            bonus = -nets.log_temperature().exp() * log_prob
+            target = losses.td_target(
+                batch.reward, q + bonus, batch.terminated, self.config.discount
+            )
+        if self.spec.discrete:
+            q = losses.chosen(nets.critic(batch.obs), batch.action)
+        else:
+            q = nets.critic(batch.obs, batch.action)
+        loss, metrics = losses.critic_loss(q, target)
+        return loss, metrics | {"critic/bonus": bonus.mean()}
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
         both = ("policy", "log_temperature")
