@@ -7,6 +7,7 @@ seeds, compilation, checkpoints, flags) is derived from what the class declares.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
+from inspect import get_annotations
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 from typing import get_type_hints as type_hints
@@ -164,8 +165,8 @@ def fields_of(config: type[Configuration]) -> list[Field]:
     """The settings of a configuration class, in order of declaration, its own before the shared."""
     hints = type_hints(config, include_extras=True)
     found = [_field(f.name, hints[f.name], f.default) for f in fields(config)]
-    shared = [type_hints(base) for base in (CriticConfig, AlgorithmConfig)]
-    return sorted(found, key=lambda f: sum(f.name in names for names in shared))
+    declared = [get_annotations(base) for base in config.__mro__]
+    return sorted(found, key=lambda f: [f.name in names for names in declared].index(True))
 
 
 def _field(name: str, hint: Any, default: Any) -> Field:
@@ -249,11 +250,16 @@ class Algorithm(ABC, Generic[A]):
     name: ClassVar[str]
     summary: ClassVar[str]
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
-    targets: ClassVar[tuple[str, ...]] = ()  # networks that have a slow copy, target_<name>
+    targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
+    reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
+    acts: ClassVar[bool] = False  # it can learn while it acts, from single transitions
+    judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 
-    def __init__(self, config: A, spec: Spec) -> None:
-        self.config, self.spec = config, spec
+    def __init__(self, config: A, spec: Spec, policy: nn.Module | None = None) -> None:
+        """`policy` is the one to judge; an algorithm that judges has a setting `policy` too, which
+        names the run that it is taken from."""
+        self.config, self.spec, self.policy = config, spec, policy
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
@@ -277,6 +283,14 @@ class Algorithm(ABC, Generic[A]):
     def facts(self, table: Table) -> dict[str, str]:
         """What a reader of the results must know of how this data was used; for result.json."""
         return {}
+
+    def remarks(self, learner: Learner) -> tuple[str, ...]:
+        """What happened to a trained seed, a sentence each; for the output and result.json."""
+        return ()
+
+    def warnings(self, learner: Learner) -> tuple[str, ...]:
+        """What is wrong with a trained seed, a sentence each; for the output and result.json."""
+        return ()
 
     def least_steps(self) -> int:
         """The fewest steps after which the policy has learned anything."""
@@ -316,6 +330,10 @@ class Algorithm(ABC, Generic[A]):
         """Columns [N] over all transitions, computed from the state at `step`."""
         return {}
 
+    def findings(self, nets: Nets, table: Table) -> Metrics:
+        """What the networks say of all the data, logged with the metrics of the losses."""
+        return {}
+
     def holdout(self, nets: Nets, batch: Batch) -> Metrics:
         """What the losses say about episodes that no loss has seen."""
         return {}
@@ -341,9 +359,11 @@ def begin(
         torch.manual_seed(mix(seed, 0, 2))
         modules = algorithm.networks()
     modules = {name: m.to(like.device, like.dtype) for name, m in modules.items()}
-    set_precision(modules.values(), precision)
-    fit_statistics(modules.values(), statistics)
-    rates = {name: float(algorithm.config.lr) for name in modules} | algorithm.rates()
+    # A policy that is judged keeps the statistics of the data that it learned from.
+    learning = [name for name in modules if not (algorithm.judges and name == "policy")]
+    set_precision([modules[name] for name in learning], precision)
+    fit_statistics([modules[name] for name in learning], statistics)
+    rates = {name: float(algorithm.config.lr) for name in learning} | algorithm.rates()
     scalars = traced_settings(algorithm.config) | algorithm.scalars()
     return modules, initial_state(modules, algorithm.targets, rates, scalars)
 

@@ -99,6 +99,7 @@ class Run:
     online: dict[str, Any] | None = None  # how it acts and learns, where it does
     env_steps: int | None = None  # steps in the environment `env`
     parent: str | None = None  # the run that it goes on from
+    policy_sha256: str | None = None  # of the weights of a policy that the run judges
 
     def to_toml(self) -> str:
         """The text of run.toml: what can be set at the top, what was found below."""
@@ -114,6 +115,7 @@ class Run:
             "source_sha256": self.source_sha256,
             "env_steps": self.env_steps,
             "parent": self.parent,
+            "policy_sha256": self.policy_sha256,
         }
         resolved = {k: v for k, v in facts.items() if v is not None}
         online = {} if self.online is None else {"online": self.online}
@@ -174,6 +176,7 @@ def read_run(path: Path) -> Run:
             online=table.get("online"),
             env_steps=resolved.get("env_steps"),
             parent=resolved.get("parent"),
+            policy_sha256=resolved.get("policy_sha256"),
         )
     except (KeyError, TypeError) as error:
         raise CorruptDataError(

@@ -171,7 +171,7 @@ def train_jobs(jobs: Sequence[Job]) -> Generator[tuple[int, Event]]:
     notes, update = _notes(first, table), None
     for number, (plan, seed) in enumerate(jobs):
         settings, folder = plan.run.settings, plan.dir / f"seed_{seed}"
-        algorithm = plan.algorithm(plan.config, plan.dataset.spec)
+        algorithm = plan.instance()
         with locked(folder), threads(settings.threads):
             modules, state = start(algorithm, table, seed, settings.precision)
             if update is None:  # one compiled graph serves every job
@@ -220,7 +220,7 @@ class _Job:
             yield Diverged(self.seed, now.step, str(read_toml(verdict)["message"]))
             return
         if now.step >= self.plan.run.settings.steps:
-            yield Finished(self.seed, now.step, self.seconds)
+            yield self._finished(now, self.seconds)
             return
         metrics = MetricsFile(self.folder / "metrics.csv", up_to=now.step)
         board = TensorBoard(self.folder, now.step)
@@ -269,7 +269,10 @@ class _Job:
             for now in run:
                 last = now.step == settings.steps
                 if now.step % log_every == 0 or last:
-                    values = {k: float(v) for k, v in now.metrics.items()} | self._holdout(now)
+                    nets = Learner(self.modules, now.state).nets
+                    found = self.algorithm.findings(nets, self.sampler.table)
+                    values = {k: float(v) for k, v in (now.metrics | found).items()}
+                    values |= self._holdout(now)
                     rate = (now.step - marked) / max(time.perf_counter() - mark, 1e-9)
                     yield Trained(seed, now.step, values, rate)
                     mark, marked = time.perf_counter(), now.step
@@ -288,7 +291,12 @@ class _Job:
             if done.step > self.saved:
                 self._save(done)  # stopped: lose nothing that was reported
             raise
-        yield Finished(seed, now.step, time.perf_counter() - self.began)
+        yield self._finished(now, time.perf_counter() - self.began)
+
+    def _finished(self, now: Progress, seconds: float) -> Finished:
+        learner, tells = Learner(self.modules, now.state), self.algorithm
+        said = tells.remarks(learner), tells.warnings(learner)
+        return Finished(self.seed, now.step, seconds, *said)
 
     def _save(self, now: Progress) -> Saved:
         page = checkpoints.page_of(self.modules, self.plan.dataset.spec)

@@ -2,11 +2,13 @@
 
     <dataset>/.offrl-cache/<key>/       or below the user's cache folder, where that is read-only
         observations.npy, action.npy, ...   as in Transitions
-        about.json                          format, key, what one pass over the episodes found
+        about.json                          format, key, what one pass over the episodes found, the
+                                            sizes and times of the columns; sealed by its SHA-256
 
-The key follows from the size and time of every file of the dataset, so a changed dataset is read
-anew. The columns are written one episode at a time: a dataset larger than memory needs no more of
-it than one episode. Processes that map the same columns share them.
+The key follows from the size and times of every file of the dataset, so a changed dataset is read
+anew; so it is where something was written to the columns after they were made. They are written a
+few episodes at a time: a dataset larger than memory needs no more of it than those. Processes that
+map the same columns share them.
 """
 
 import contextlib
@@ -18,26 +20,27 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from offrl.data.episode_store import LEARNING_INFOS, EpisodeStore
 from offrl.data.episodes import Episode
 from offrl.data.json_files import read_object
+from offrl.data.manifest import is_sealed, sealed
 from offrl.data.spec import Spec
 from offrl.data.totals import Totals
 from offrl.data.transitions import COLUMNS, Transitions, flat_columns
 from offrl.errors import CorruptDataError
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = ".offrl-cache"
 KEPT_FROM = 2**25  # bytes of columns; fewer are built as quickly as they are mapped
+_BATCH_STEPS = 2**13  # steps that are written at once
+_SYNC_BYTES = 2**25  # of a file that go to the disk while the next ones are read
 _LOG = logging.getLogger("offrl")
 
 
@@ -103,7 +106,10 @@ def _key(folder: Path, spec: Spec) -> str:
     for path in files:
         stat = path.stat()
         name = path.relative_to(folder).as_posix()
-        sha.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        times = (
+            f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}"  # a copied or forged mtime has its own ctime
+        )
+        sha.update(f"{name}\0{stat.st_size}\0{times}\0".encode())
     return sha.hexdigest()[:32]
 
 
@@ -125,8 +131,12 @@ def _map(folder: Path, spec: Spec, key: str, n: int, e: int) -> tuple[Transition
     """The kept columns; None where they are not whole, for they can be made again."""
     try:
         about = read_object(folder / "about.json")
+        if not is_sealed((folder / "about.json").read_bytes()):
+            raise ValueError("about.json is not as it was written")
         if about.get("format") != FORMAT or about.get("key") != key:
             return None
+        if about["files"] != _times(folder):
+            raise ValueError("a file was written to")
         totals = Totals(**about["totals"])
         arrays = {
             # Copy-on-write: torch wants arrays that could be written; no write reaches the file.
@@ -144,6 +154,12 @@ def _map(folder: Path, spec: Spec, key: str, n: int, e: int) -> tuple[Transition
     if not sound or len(totals.steps) != e or len(totals.digests) != e or starts[-1] != n:
         return None
     return Transitions(spec=spec, starts=starts, **arrays), totals
+
+
+def _times(folder: Path) -> dict[str, list[int]]:
+    """What changes of a file of columns whenever a byte of it is written, or it is copied."""
+    found = {name: (folder / f"{name}.npy").stat() for name in COLUMNS}
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in found.items()}
 
 
 def _layout(spec: Spec, n: int, e: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -169,9 +185,9 @@ def _make(
     made = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=place))
     try:
         totals = _write(made, store)
-        about = {"format": FORMAT, "key": key, "totals": asdict(totals)}
-        with (made / "about.json").open("w") as file:
-            json.dump(about, file)
+        about = {"format": FORMAT, "key": key, "totals": vars(totals), "files": _times(made)}
+        with (made / "about.json").open("wb") as file:
+            file.write(sealed(json.dumps(about).encode()))
             _sync(file)
         built = _map(made, store.spec, key, store.n_steps, len(store))
         if built is None:
@@ -203,27 +219,49 @@ def _write(folder: Path, store: EpisodeStore) -> Totals:
             header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(files[name], header)
 
-        def keep(episode: Episode) -> None:
-            for name, column in flat_columns(episode, store.spec).items():
-                files[name].write(_bytes(column, layout[name][1]))
-            totals.add(episode)
+        def keep(episodes: Sequence[Episode]) -> None:
+            parts = [flat_columns(episode, store.spec) for episode in episodes]
+            for name, (_, dtype) in layout.items():
+                column = np.concatenate([part[name] for part in parts], dtype=dtype)
+                files[name].write(column.data)
+                unsynced[name] += column.nbytes
+                if unsynced[name] > _SYNC_BYTES:
+                    unsynced[name] = 0
+                    files[name].flush()
+                    syncs.append(syncing.submit(os.fsync, files[name].fileno()))
+            for episode in episodes:
+                totals.add(episode)
 
-        # Digests and writes leave the interpreter free, so they go on beside the reading of HDF5.
+        # Digests and writes leave the interpreter free, so they go on beside the reading of HDF5:
+        # many episodes at once, for each time that two threads take turns costs about as much.
+        unsynced, syncs = dict.fromkeys(layout, 0), list[Future[None]]()
         behind: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(1) as thread:
-            for episode in store.read(range(len(store)), LEARNING_INFOS):
-                behind.append(thread.submit(keep, episode))
-                if len(behind) > 4:  # a few episodes in memory, not the dataset
+        with ThreadPoolExecutor(1) as syncing, ThreadPoolExecutor(1) as thread:
+            for batch in _batches(store.read(range(len(store)), LEARNING_INFOS)):
+                behind.append(thread.submit(keep, batch))
+                if len(behind) > 2:  # a few batches in memory, not the dataset
                     behind.popleft().result()
             for one in behind:
                 one.result()
-        for file in files.values():
-            _sync(file)
+            for file in files.values():
+                file.flush()
+                syncs.append(syncing.submit(os.fsync, file.fileno()))
+            for one in syncs:
+                one.result()
     return totals
 
 
-def _bytes(column: npt.NDArray[Any], dtype: np.dtype[Any]) -> bytes:
-    return np.ascontiguousarray(column, dtype=dtype).tobytes()
+def _batches(episodes: Iterable[Episode]) -> Iterator[list[Episode]]:
+    batch: list[Episode] = []
+    steps = 0
+    for episode in episodes:
+        batch.append(episode)
+        steps += len(episode)
+        if steps >= _BATCH_STEPS:
+            yield batch
+            batch, steps = [], 0
+    if batch:
+        yield batch
 
 
 def _sync(file: IO[Any]) -> None:

@@ -343,7 +343,9 @@ def digest(episode: Episode) -> str:
             columns.append((f"infos/{key}", np.asarray(episode.infos[key])))
     sha = hashlib.sha256()
     for path, column in columns:
-        sha.update(_canonical(path, column))
+        head, body = _canonical(path, column)
+        sha.update(head)
+        sha.update(body)
     return sha.hexdigest()
 
 
@@ -352,14 +354,15 @@ def fingerprint_of(digests: list[str]) -> str:
     return "sha256:" + hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _canonical(path: str, column: npt.NDArray[Any]) -> bytes:
+def _canonical(path: str, column: npt.NDArray[Any]) -> tuple[bytes, bytes | memoryview]:
     if column.dtype.kind in "OUS":
         texts = [str(text).encode() for text in column.reshape(-1)]
         kind, body = "utf8", b"".join(len(text).to_bytes(8, "little") + text for text in texts)
     else:
         little = column.astype(column.dtype.newbyteorder("<"), copy=False)
-        kind, body = little.dtype.str, np.ascontiguousarray(little).tobytes()
-    return f"{path}\0{kind}\0{column.shape}\0".encode() + body
+        kind = little.dtype.str
+        body = np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+    return f"{path}\0{kind}\0{column.shape}\0".encode(), body
 
 
 def _shapes(value: Any) -> str:

@@ -4,6 +4,7 @@ Its last key is the SHA-256 of everything before that key, so that it vouches fo
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,18 @@ NAME = "manifest.json"
 FORMAT = 1
 REMEDY = "Restore the dataset from a copy, or collect or download it again."
 _SEAL = re.compile(rb', "sha256": "([0-9a-f]{64})"\}\Z')
+
+
+Identity = tuple[int, ...]
+
+
+def identity(file: Path | int) -> Identity | None:
+    """Return what changes when a file is replaced or written to, None where there is none."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @dataclass(frozen=True)
@@ -82,14 +95,19 @@ def sealed(content: bytes) -> bytes:
     return content.removesuffix(b"}") + b', "sha256": "' + digest.encode() + b'"}'
 
 
+def is_sealed(raw: bytes) -> bool:
+    """Return whether the last key of some JSON is the digest of everything before it."""
+    seal = _SEAL.search(raw)
+    if seal is None:
+        return False
+    return hashlib.sha256(raw[: seal.start()] + b"}").hexdigest().encode() == seal[1]
+
+
 def _require_seal(path: Path, content: dict[str, Any]) -> None:
     """Raise CorruptDataError where the manifest is not what was sealed; early ones have no seal."""
     if "metadata" not in content and "sha256" not in content:
         return
-    raw = path.read_bytes()
-    seal = _SEAL.search(raw)
-    whole = seal and hashlib.sha256(raw[: seal.start()] + b"}").hexdigest().encode() == seal[1]
-    if not whole:
+    if not is_sealed(path.read_bytes()):
         raise CorruptDataError(f"{path} is not as it was written.", REMEDY)
 
 

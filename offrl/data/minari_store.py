@@ -20,7 +20,7 @@ from typing import Any
 from offrl.data.cache import kept
 from offrl.data.episode_store import REMEDY, EpisodeStore, inside
 from offrl.data.json_files import read_object
-from offrl.data.manifest import read_published
+from offrl.data.manifest import identity, read_published
 from offrl.data.spec import Spec
 from offrl.errors import (
     ConfigError,
@@ -189,17 +189,20 @@ def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
     env_spec_of(metadata)
     counts = (metadata["total_episodes"], metadata["total_steps"])
     known = None if thorough or not kept(folder, spec, *counts) else counts
-    if manifest is not None and known is None:
-        manifest.require_whole()
     data = data_folder(folder)
     if data is None:  # removed since the metadata was read
         raise CorruptDataError(f"{folder} is gone.", REMEDY)
+    file = data / "main_data.hdf5"
+    vouched = None
+    if manifest is not None and known is None:
+        before = identity(file)  # first, so that what is written meanwhile is not vouched for
+        manifest.require_whole()
+        vouched = before if any(listed.path == file for listed in manifest.files) else None
     if metadata["data_format"] == "hdf5":
         from offrl.data.hdf5_store import Hdf5Store  # each format loads its library only when met
 
-        file = data / "main_data.hdf5"
         inside(file, folder)
-        return Hdf5Store(folder, file, metadata, spec, known)
+        return Hdf5Store(folder, file, metadata, spec, known, vouched)
     try:
         from offrl.data.arrow_store import ArrowStore
     except ImportError as error:

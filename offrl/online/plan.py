@@ -43,11 +43,6 @@ class OnlinePlan:
     resumed: bool
 
 
-def learns_online(algorithm: type[Algorithm[Any]]) -> bool:
-    """Whether an algorithm learns Q from single transitions, as a replay memory gives them."""
-    return bool(algorithm.targets) and algorithm.columns is Algorithm.columns
-
-
 def resolve(
     algo: str | None = None,
     env: str | None = None,
@@ -161,8 +156,8 @@ def _spec(env: str, parent: TrainedRun | None) -> Spec:
 
 def _check(algorithm: type[Algorithm[Any]], spec: Spec, env: str) -> None:
     kind = "discrete" if spec.discrete else "box"
-    fitting = [n for n in ALGORITHMS if learns_online(get(n)) and kind in get(n).spaces]
-    if not learns_online(algorithm):
+    fitting = [n for n in ALGORITHMS if get(n).acts and kind in get(n).spaces]
+    if not algorithm.acts:
         raise ConfigError(
             f"{algorithm.name} learns from a log, not while acting.",
             f"These act in {env}: {', '.join(fitting)}.",

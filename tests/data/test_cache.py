@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +79,7 @@ def test_a_second_run_does_not_look_into_the_file(
     def scanned(path: Path) -> None:
         raise AssertionError("the file was scanned")
 
-    monkeypatch.setattr(hdf5_store, "_scan", scanned)
+    monkeypatch.setattr(hdf5_store, "scan", scanned)
     again = load(large)
     assert (again.n_episodes, again.n_steps, len(again.transitions)) == (3, 8, 8)
 
@@ -165,7 +167,46 @@ def no_totals(folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(about | {"totals": {"of": 1}}))
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    with path.open("r+b") as file:  # in place: the same file of the same size
+        file.write(content)
+
+
+def flipped_bit(folder: Path) -> None:
+    flip(folder / "observations.npy")
+
+
+def flipped_bit_with_its_old_time(folder: Path) -> None:
+    before = (folder / "reward.npy").stat()
+    flip(folder / "reward.npy")
+    os.utime(folder / "reward.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def another_digest(folder: Path) -> None:
+    text = (folder / "about.json").read_text()
+    digest = json.loads(text)["totals"]["digests"][0]
+    (folder / "about.json").write_text(text.replace(digest, digest[::-1]))
+
+
+def not_synced(folder: Path) -> None:
+    """As after a power cut: the size is right and the contents never came."""
+    size = (folder / "reward.npy").stat().st_size
+    (folder / "reward.npy").write_bytes(bytes(size))
+
+
+def a_folder(folder: Path) -> None:
+    (folder / "action.npy").unlink()
+    (folder / "action.npy").mkdir()
+
+
 DAMAGE = [
+    flipped_bit,
+    flipped_bit_with_its_old_time,
+    another_digest,
+    not_synced,
+    a_folder,
     cut,
     other_type,
     other_length,
@@ -187,6 +228,50 @@ def test_columns_that_are_not_whole_are_made_again(damage: Any, large: Path) -> 
     assert_equal(load(large).transitions, expected)
     assert_equal(load(large).transitions, expected)
     assert len(list((large / ".offrl-cache").iterdir())) == 1
+
+
+def test_columns_that_may_not_be_read_are_made_again(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ = load(large).transitions
+
+    def refused(*arguments: Any, **words: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.np, "load", refused)
+        assert len(load(large).transitions) == 8
+    assert len(load(large).transitions) == 8
+
+
+def rewritten_with_its_old_time(file: Path) -> None:
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[content.find(column(file, "episode_0/rewards").tobytes()) + 3] ^= 1
+    file.write_bytes(bytes(content))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def touched(file: Path) -> None:
+    os.utime(file, ns=(1, 1))
+
+
+def replaced(file: Path) -> None:
+    copy = file.with_name("copy")
+    shutil.copyfile(file, copy)
+    copy.replace(file)
+
+
+@pytest.mark.parametrize(
+    "change", [rewritten_with_its_old_time, touched, replaced], ids=lambda change: change.__name__
+)
+def test_a_file_that_changed_without_its_size_is_read_anew(large: Path, change: Any) -> None:
+    _ = load(large).transitions
+    before = kept_in(large).name
+    change(large / "data" / "main_data.hdf5")
+    again = load(large)
+    assert_equal(again.transitions, Transitions.build(again, again.spec))
+    assert kept_in(large).name != before
 
 
 def test_data_that_is_refused_is_not_kept(large: Path) -> None:
@@ -262,6 +347,59 @@ def test_discrete_actions_are_kept_as_whole_numbers(
     assert first.action.dtype == np.int64
     np.testing.assert_array_equal(first.action[:4], episodes[0].actions - 2)
     assert_equal(load("me/made-v0").transitions, first)
+
+
+MAPPED = """
+import sys
+from offrl.data import cache
+from offrl.data.dataset import load
+cache.KEPT_FROM = 0
+columns = load("me/made-v0").transitions
+total = float(columns.observations.sum())
+print("mapped", flush=True)
+sys.stdin.readline()  # until the other has mapped them too
+found, inside = {}, False
+for line in open("/proc/self/smaps"):
+    if "-" in line.split()[0]:
+        inside = line.rstrip().endswith("observations.npy")
+    elif inside:
+        name, kilobytes = line.split()[:2]
+        found[name] = found.get(name, 0) + (int(kilobytes) if kilobytes.isdigit() else 0)
+print(found["Rss:"], found["Shared_Clean:"], found["Private_Dirty:"], found["Pss:"], flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux tells which pages are shared.")
+def test_two_processes_share_the_pages_of_what_they_map(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "KEPT_FROM", 0)
+    one = episode(1000)
+    episodes = [replace(one, id=i) for i in range(40)]
+    write_folder(root / "me/made-v0", episodes, metadata(episodes))
+    _ = load("me/made-v0").transitions
+    words = [sys.executable, "-c", MAPPED]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as first,
+        subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as second,
+    ):
+        for process in (first, second):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "mapped\n"
+        for process in (first, second):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            resident, shared, dirty, proportional = map(int, process.stdout.readline().split())
+            assert resident >= 40 * 1001 * 3 * 4 // 1024 - 8
+            assert shared >= resident - 4
+            assert dirty == 0
+            assert proportional <= resident * 0.6
+        for process in (first, second):
+            process.communicate("\n")
 
 
 def test_a_thousand_steps_cost_a_millisecond_or_so(root: Path) -> None:

@@ -19,14 +19,14 @@ from gymnasium import spaces
 from offrl.data.formats.bounds import Bounds, action_space_of, observation_space_of
 from offrl.data.formats.sources import REMEDY
 from offrl.data.formats.steps import Boundaries, Imported, Split, Steps, episodes_of
-from offrl.data.hdf5_store import (
+from offrl.data.hdf5_scan import (
     READ_ERRORS,
     Declared,
     declared_column,
     hard_links,
-    read_column,
     unreadable_file,
 )
+from offrl.data.hdf5_store import read_column
 from offrl.errors import ConfigError, CorruptDataError, suggest
 
 NEEDED = ("observations", "actions", "rewards", "terminals")
