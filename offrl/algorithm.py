@@ -242,10 +242,14 @@ class Algorithm(ABC, Generic[C]):
     summary: ClassVar[str]
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
     targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
+    reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
+    judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 
-    def __init__(self, config: C, spec: Spec) -> None:
-        self.config, self.spec = config, spec
+    def __init__(self, config: C, spec: Spec, policy: nn.Module | None = None) -> None:
+        """`policy` is the one to judge; an algorithm that judges has a setting `policy` too, which
+        names the run that it is taken from."""
+        self.config, self.spec, self.policy = config, spec, policy
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
@@ -316,6 +320,10 @@ class Algorithm(ABC, Generic[C]):
         """Columns [N] over all transitions, computed from the state at `step`."""
         return {}
 
+    def findings(self, nets: Nets, table: Table) -> Metrics:
+        """What the networks say of all the data, logged with the metrics of the losses."""
+        return {}
+
     def holdout(self, nets: Nets, batch: Batch) -> Metrics:
         """What the losses say about episodes that no loss has seen."""
         return {}
@@ -330,9 +338,11 @@ def start(
         modules = algorithm.networks()
     like = table.observations
     modules = {name: m.to(like.device, like.dtype) for name, m in modules.items()}
-    set_precision(modules.values(), precision)
-    fit_statistics(modules.values(), statistics(table, algorithm.config))
-    rates = {name: float(algorithm.config.lr) for name in modules} | algorithm.rates()
+    # A policy that is judged keeps the statistics of the data that it learned from.
+    learning = [name for name in modules if not (algorithm.judges and name == "policy")]
+    set_precision([modules[name] for name in learning], precision)
+    fit_statistics([modules[n] for n in learning], statistics(table, algorithm.config))
+    rates = {name: float(algorithm.config.lr) for name in learning} | algorithm.rates()
     scalars = traced_settings(algorithm.config) | algorithm.scalars()
     return modules, initial_state(modules, algorithm.targets, rates, scalars)
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from offrl.algorithm import Algorithm, AlgorithmConfig, configure
 from offrl.algos import ALGORITHMS, get, source_of
+from offrl.checkpoint import load_policy
 from offrl.data.catalogue import resolve as find
 from offrl.data.dataset import Dataset, drop_nonfinite, load
 from offrl.environments import env_for, make_env
@@ -44,6 +46,12 @@ class Plan:
     notes: tuple[str, ...]
     resumed: bool
     reopens: bool  # another process can open the same data from what run.toml says
+    policy: nn.Module | None = None  # the one that the algorithm judges
+
+    def instance(self) -> Algorithm[Any]:
+        """The algorithm as it is configured, with the policy that it judges."""
+        given = (self.policy,) if self.algorithm.judges else ()
+        return self.algorithm(self.config, self.dataset.spec, *given)
 
 
 def resolve(
@@ -111,6 +119,9 @@ def resolve(
     }
     config = configure(algorithm.Config, table, also=SETTINGS)
     config, changed = _fitted(algorithm, config, data, settings.steps)
+    policy = None
+    if algorithm.judges:
+        config, policy = _judged(algorithm.name, config, data)
     least = algorithm(config, data.spec).least_steps()
     if settings.steps < least:
         raise ConfigError(
@@ -136,6 +147,7 @@ def resolve(
         env=data.env_id,
         versions=current_versions(),
         source_sha256=hashlib.sha256(source.read_bytes()).hexdigest() if source else None,
+        policy_sha256=None if policy is None else _digest(policy),
     )
     if old is not None:
         if differences := old.differences(run):
@@ -151,7 +163,8 @@ def resolve(
         # The user's file may be typed by another path now; that is the one to open again.
         run = replace(old, settings=replace(old.settings, algo=settings.algo))
     where = folder or _default_folder(algorithm.name, data.id)
-    return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
+    resumed = old is not None
+    return Plan(run, data, algorithm, config, where, tuple(notes), resumed, reopens, policy)
 
 
 def beside(first: Plan, **given: Any) -> Plan:
@@ -171,6 +184,34 @@ def _fitted(
     before, after = asdict(config), asdict(short)
     changes = ", ".join(f"{k} {before[k]} -> {v}" for k, v in after.items() if before[k] != v)
     return short, [f"{steps} steps are short for {algorithm.name}: {changes}."] if changes else []
+
+
+def _judged(
+    algorithm: str, config: AlgorithmConfig, data: Dataset
+) -> tuple[AlgorithmConfig, nn.Module]:
+    """The policy that the setting `policy` names, which is then opened from any folder."""
+    ref: str = getattr(config, "policy", "")
+    if not ref:
+        raise ConfigError(
+            f"{algorithm} judges a policy, and none is named.", "Give --policy RUN or RUN/seed_3."
+        )
+    policy = load_policy(ref)
+    mine, theirs = data.spec, policy.spec
+    shape = (mine.obs_dim, mine.discrete, mine.action_dim)
+    if shape != (theirs.obs_dim, theirs.discrete, theirs.action_dim):
+        raise ConfigError(
+            f"The policy of {ref} acts in other spaces than {data.id} was logged in.",
+            "Judge it on data of the environment that it was trained for.",
+        )
+    settings: Any = {"policy": str(Path(ref.removeprefix("run:")).absolute())}
+    return replace(config, **settings), policy.network
+
+
+def _digest(network: nn.Module) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        sha.update(name.encode() + tensor.numpy().tobytes())
+    return sha.hexdigest()
 
 
 def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:

@@ -96,6 +96,7 @@ class Run:
     env: str | None  # the dataset's registered environment
     versions: dict[str, str]
     source_sha256: str | None = None  # of a user's algorithm file
+    policy_sha256: str | None = None  # of the weights of a policy that the run judges
 
     def to_toml(self) -> str:
         """The text of run.toml: what can be set at the top, what was found below."""
@@ -109,6 +110,7 @@ class Run:
             "env": self.env,
             "versions": self.versions,
             "source_sha256": self.source_sha256,
+            "policy_sha256": self.policy_sha256,
         }
         resolved = {k: v for k, v in facts.items() if v is not None}
         return tomli_w.dumps(
@@ -164,6 +166,7 @@ def read_run(path: Path) -> Run:
             env=resolved.get("env"),
             versions=resolved["versions"],
             source_sha256=resolved.get("source_sha256"),
+            policy_sha256=resolved.get("policy_sha256"),
         )
     except (KeyError, TypeError) as error:
         raise CorruptDataError(

@@ -171,7 +171,7 @@ def train_jobs(jobs: Sequence[Job]) -> Generator[tuple[int, Event]]:
     notes, update = _notes(first, table), None
     for number, (plan, seed) in enumerate(jobs):
         settings, folder = plan.run.settings, plan.dir / f"seed_{seed}"
-        algorithm = plan.algorithm(plan.config, plan.dataset.spec)
+        algorithm = plan.instance()
         with locked(folder), threads(settings.threads):
             modules, state = start(algorithm, table, seed, settings.precision)
             if update is None:  # one compiled graph serves every job
@@ -269,7 +269,10 @@ class _Job:
             for now in run:
                 last = now.step == settings.steps
                 if now.step % log_every == 0 or last:
-                    values = {k: float(v) for k, v in now.metrics.items()} | self._holdout(now)
+                    nets = Learner(self.modules, now.state).nets
+                    found = self.algorithm.findings(nets, self.sampler.table)
+                    values = {k: float(v) for k, v in (now.metrics | found).items()}
+                    values |= self._holdout(now)
                     rate = (now.step - marked) / max(time.perf_counter() - mark, 1e-9)
                     yield Trained(seed, now.step, values, rate)
                     mark, marked = time.perf_counter(), now.step

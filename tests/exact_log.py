@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from offrl.algorithm import Algorithm, configure, start
 from offrl.algos import get
@@ -78,15 +78,18 @@ class Settled:
         data: Dataset,
         stages: Sequence[tuple[int, float]],
         given: dict[str, Tensor] | None = None,
+        policy: nn.Module | None = None,
         held: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         """`stages` holds pairs of gradient steps and learning rate, taken one after the other.
 
+        `policy` is the one that an algorithm judges.
         Columns that are `given` replace the algorithm's own; networks that are `held` do not move.
         """
         kind: type[Algorithm[Any]] = get(algo)
-        self.algorithm = kind(configure(kind.Config, {**AS_A_TABLE, **settings}), data.spec)
+        config = configure(kind.Config, {**AS_A_TABLE, **settings})
+        self.algorithm = kind(config, data.spec, *([] if policy is None else [policy]))
         self.table = Table.of(data.transitions, dtype=torch.float64)
         modules, state = start(self.algorithm, self.table, 0)
         draws = self.algorithm.draws()

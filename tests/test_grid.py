@@ -39,6 +39,8 @@ def test_every_run_of_a_grid_has_the_bits_of_the_run_alone(algo: str, tmp_path: 
     traced = [field for field in fields_of(get(algo).Config) if field.traced and field.default]
     name, value = traced[0].name, traced[0].default / 2
     data, small = prepared(algo), settings_of(algo, compile="off")
+    if get(algo).judges:
+        small["policy"] = str(offrl.fit("bc", data, steps=2, out=tmp_path / "judged").dir)
     grid = {name: (traced[0].default, value)}
     first, second = fit_grid(algo, data, grid, out=tmp_path / "grid", **small).values()
     assert second.dir.name == point_name({name: value})

@@ -154,10 +154,21 @@ def _work(plan: "Plan") -> Answer:
         "steps per second": number(result["steps_per_second"], 0),
         "seconds": number(result["wall_seconds"], 1),
     }
+    reported = {name: result[name] for name in plan.algorithm.reports if name in result}
+    pairs |= {name: _over_seeds(found) for name, found in reported.items()}
     env = "" if settings.eval_env is None else f" --env {quoted(settings.eval_env)}"
     if plan.run.env is None and not env:
         env = " --env ENV"
     return Answer(result, [Pairs(pairs)], next=f"offrl eval {quoted(plan.dir)}{env}")
+
+
+def _over_seeds(found: dict[str, Any]) -> str:
+    """A number that the algorithm reports: its mean, and the interval of it where there is one."""
+    between = found["ci"]
+    if between is None:
+        return number(found["mean"], 4)
+    low, high = (number(bound, 4) for bound in between)
+    return f"{number(found['mean'], 4)} [{low}, {high}] over {found['n_seeds']} seeds"
 
 
 def print_settings(plan: "Plan") -> None:

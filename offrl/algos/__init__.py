@@ -15,6 +15,7 @@ ALGORITHMS = {
     "cql": "offrl.algos.cql:CQL",
     "ddpg": "offrl.algos.ddpg:DDPG",
     "dqn": "offrl.algos.dqn:DQN",
+    "fqe": "offrl.algos.fqe:FQE",
     "iql": "offrl.algos.iql:IQL",
     "iwpg": "offrl.algos.iwpg:IWPG",
     "sac": "offrl.algos.sac:SAC",
