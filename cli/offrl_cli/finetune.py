@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offrl.errors import ConfigError, NumericsError
+from offrl.errors import ConfigError, NotFoundError, NumericsError, OffrlError
 from offrl_cli.commands import command
 from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code, named_algorithm, value_of
 from offrl_cli.output import Answer, Pairs, note, number, quoted
@@ -41,6 +41,21 @@ class FinetuneCommand(TrainCommand):
                     algorithm = named_algorithm(["--config", str(place / "run.toml")])
                     return value_of("--algo", args) or algorithm
         return named_algorithm(args)
+
+    def unnamed(self, args: Sequence[str]) -> OffrlError:
+        out = value_of("--out", args)
+        if "--resume" in args and out is not None:
+            return NotFoundError(f"There is no run to resume in {out}.", "the folder of a run")
+        named = [word for word in args[:1] if not word.startswith("-")]
+        if not named:
+            return ConfigError("No run is named.", "offrl finetune RUN --env ENV --env-steps N")
+        from offrl.checkpoint import load_run
+
+        try:
+            load_run(named[0])
+        except OffrlError as error:
+            return error
+        return super().unnamed(args)
 
     def acts(self, args: Sequence[str]) -> bool:
         return True

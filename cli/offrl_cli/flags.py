@@ -89,7 +89,7 @@ class TrainCommand(Command):
         if self.acts(args):
             self._add_acting()
         if algorithm is None and not {"-h", "--help"} & set(args):
-            raise _no_algorithm(args)
+            raise self.unnamed(args)
         typed = value_of("--algo", args)
         if algorithm is not None and (algorithm == typed or not is_code(algorithm)):
             fields = fields_of(algorithm)
@@ -111,6 +111,10 @@ class TrainCommand(Command):
     def named(self, args: Sequence[str]) -> str | None:
         """Return the algorithm that the arguments name."""
         return named_algorithm(args)
+
+    def unnamed(self, args: Sequence[str]) -> OffrlError:
+        """Return what to say where no algorithm is named."""
+        return _no_algorithm(args)
 
     def acts(self, args: Sequence[str]) -> bool:
         """Tell whether the arguments are of a run that acts while it learns."""

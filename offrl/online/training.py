@@ -43,12 +43,28 @@ def finetune(
 ) -> TrainedRun:
     """Let the policy of a run act and go on learning; the same as `offrl finetune`.
 
-    `settings` are those of `online.plan.resolve`. Raises ConfigError before anything is written,
-    NumericsError after the other seeds are done where one has diverged.
+    `settings` are those of `online.plan.resolve`: out, resume, seeds, device, compile, precision,
+    threads, and the tables `hyperparameters` and `online`. Raises ConfigError before anything is
+    written, NumericsError after the other seeds are done where one has diverged.
     """
-    plan = resolve(env=env, env_steps=env_steps, run=run, **settings)
+    return _run(resolve(env=env, env_steps=env_steps, run=run, **settings), on_event)
+
+
+def fit_online(
+    algo: str,
+    env: str,
+    env_steps: int,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    **settings: Any,
+) -> TrainedRun:
+    """Train `algo` from scratch by acting; the same as `offrl train --env`. As `finetune` else."""
+    return _run(resolve(algo, env, env_steps, **settings), on_event)
+
+
+def _run(plan: OnlinePlan, on_event: Callable[[Event], None] | None) -> TrainedRun:
     diverged: list[str] = []
-    with closing(train(plan)) as events:
+    with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
         for event in events:
             if on_event:
                 on_event(event)
