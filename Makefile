@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UP_TO_DATE := $(VENV)/.up-to-date
 
-.PHONY: install demo test test-all check format lint types imports bench bench-recorder
+.PHONY: install demo test test-all check format lint types imports bench bench-recorder \
+	results results-data
 
 install: $(UP_TO_DATE)
 
@@ -63,3 +64,21 @@ $(SB3)/.up-to-date: benchmarks/sb3-constraints.txt
 
 bench-recorder: install $(SB3)/.up-to-date
 	$(BIN)/python -m benchmarks.recorder --peer $(SB3)/bin/python --agents $(AGENTS)
+
+# docs/results.md: some two hours on two cores. The same command goes on with what is not done.
+RESULTS ?= sweeps/offline
+results: install
+	$(BIN)/offrl sweep benchmarks/results/offline.toml --out $(RESULTS) --skip-absent
+	$(BIN)/python -m benchmarks.results_page $(RESULTS)/results.parquet
+
+# What that sweep learns from; the last two need the agents.
+MIXTURE := --env-steps 100000 --seed 0
+results-data: install
+	$(BIN)/offrl collect offrl/pendulum/mixed-v0
+	$(BIN)/offrl collect offrl/cartpole/medium-v0
+	$(BIN)/offrl collect offrl/mountaincar-continuous/medium-v0
+	$(BIN)/offrl collect --env Hopper-v5 --policy random --policy sb3:$(AGENTS)/a2c/Hopper-v3.zip,stochastic \
+		--policy sb3:$(AGENTS)/ppo/Hopper-v3.zip,stochastic --policy sb3:$(AGENTS)/trpo/Hopper-v3.zip,stochastic \
+		$(MIXTURE) --out agents/hopper/mixed-v0
+	$(BIN)/offrl collect --env HalfCheetah-v5 --policy random --policy sb3:$(AGENTS)/trpo/HalfCheetah-v3.zip,stochastic \
+		--policy sb3:$(AGENTS)/sac/HalfCheetah-v3.zip,stochastic $(MIXTURE) --out agents/halfcheetah/mixed-v0

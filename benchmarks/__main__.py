@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import batches, updates
 
 FOLDER = Path(__file__).parent
-PARTS = {"batches": batches.measure, "updates": updates.measure}
+PARTS = ("batches", "updates")
 
 
 def bf16_instructions() -> list[str]:
@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved measurements of each")
+    parser.add_argument("--only", nargs="+", default=(), help="some algorithms of `updates`")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; use {', '.join(PARTS)}")
@@ -38,7 +39,11 @@ def main() -> None:
         "rounds": arguments.rounds,
     }
     for part in arguments.parts:
-        report[part] = PARTS[part](arguments.rounds)
+        report[part] = (
+            batches.measure(arguments.rounds)
+            if part == "batches"
+            else updates.measure(arguments.rounds, arguments.only)
+        )
     out = FOLDER / "results" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")

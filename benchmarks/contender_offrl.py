@@ -14,15 +14,14 @@ from offrl.sampler import Sampler
 # A pass of AWR in the proportions of its defaults, short enough that every measurement holds
 # whole ones: value steps, policy steps, and the recomputation of returns and advantages.
 PASS = {"value_steps": 200, "policy_steps": 800, "value_refits": 1}
-CONTENDERS = {"bc": {}, "bc-deterministic": {"head": "deterministic"}, "awr": PASS}
+SETTINGS = {"bc-deterministic": {"head": "deterministic"}, "awr": PASS}
 
 
 def main(contender: str, width: int, form: str) -> None:
     """Serve updates of one algorithm at one width; form: eager, compiled, or compiled-bf16."""
-    name = contender.partition("-")[0]
-    kind = algos.get(name)
-    settings = {**CONTENDERS[contender], "batch_size": BATCH, "hidden_size": width}
-    transitions = Dataset.from_arrays(*logs()).transitions
+    kind = algos.get("bc" if contender.startswith("bc") else contender)
+    settings = {**SETTINGS.get(contender, {}), "batch_size": BATCH, "hidden_size": width}
+    transitions = Dataset.from_arrays(*logs(discrete="box" not in kind.spaces)).transitions
     algorithm = kind(configure(kind.Config, settings), transitions.spec)
     table = Table.of(transitions)
     precision = "bf16" if form.endswith("bf16") else "fp32"
@@ -40,7 +39,7 @@ def main(contender: str, width: int, form: str) -> None:
             progress = reached
 
     stay_on_one_core()
-    advance(sum(PASS.values()) - 1)  # every stage at least once: compiled, caches warm
+    advance(sum(PASS.values()) - 1 if contender == "awr" else 100)  # every stage, compiled, warm
     serve(advance)
 
 

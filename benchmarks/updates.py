@@ -1,8 +1,9 @@
-"""Updates per second of BC and AWR, beside d3rlpy's BC, taking turns on one core."""
+"""Updates per second beside d3rlpy's of the same algorithm, taking turns on one core."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -11,11 +12,16 @@ from typing import IO
 
 ROOT = Path(__file__).parent.parent
 PEER_PYTHON = ROOT / ".venv-d3rlpy" / "bin" / "python"
-PEER = "d3rlpy bc"
 WIDTHS = (256, 64)
-ALGORITHMS = ("bc-deterministic", "bc", "awr")
+# d3rlpy's algorithm, those of ours that stand beside it, and updates in one measurement.
+GROUPS = (
+    ("bc", ("bc-deterministic", "bc", "awr"), 1000),
+    ("td3-bc", ("td3-bc",), 400),
+    ("iql", ("iql",), 400),
+    ("cql", ("cql",), 100),
+    ("dqn", ("dqn",), 400),
+)
 FORMS = ("eager", "compiled", "compiled-bf16")
-STEPS = 1000
 
 
 class Contender:
@@ -66,34 +72,44 @@ class Contender:
         self.process.wait(timeout=60)
 
 
-def measure(rounds: int) -> list[dict[str, object]]:
-    """Rates of every contender over `rounds`, each also as a ratio to the peer's in its round."""
+def measure(rounds: int, only: Sequence[str] = ()) -> list[dict[str, object]]:
+    """Rates of every contender over `rounds`, each also as a ratio to the peer's in its round.
+
+    `only` names some of d3rlpy's algorithms.
+    """
     rows: list[dict[str, object]] = []
-    print(f"\nupdates per second, batch 256, 17 observations, 6 actions, {STEPS} a measurement")
-    print(f"{'':34}{'median':>8}{'min':>8}{'max':>8}   ratio to {PEER}: median (min-max)")
-    for width in WIDTHS:
-        rates = _take_turns(width, rounds)
-        for name, found in rates.items():
-            ratios = [a / b for a, b in zip(found, rates[PEER], strict=True)]
-            rows.append({"name": name, "width": width, "rates": found, "ratios": ratios})
-            label = f"{name}, 2x{width}"
-            print(
-                f"{label:34}{median(found):8.0f}{min(found):8.0f}{max(found):8.0f}"
-                f"   {median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            )
+    print("\nupdates per second, batch 256, 17 observations, 6 actions")
+    print(f"{'':34}{'median':>8}{'min':>8}{'max':>8}   ratio to d3rlpy's: median (min-max)")
+    for theirs, ours, steps in GROUPS:
+        if only and theirs not in only:
+            continue
+        for width in WIDTHS:
+            rates = _take_turns(theirs, ours, width, steps, rounds)
+            peer = next(iter(rates.values()))
+            for name, found in rates.items():
+                ratios = [a / b for a, b in zip(found, peer, strict=True)]
+                rows.append({"name": name, "width": width, "rates": found, "ratios": ratios})
+                label = f"{name}, 2x{width}"
+                print(
+                    f"{label:34}{median(found):8.0f}{min(found):8.0f}{max(found):8.0f}"
+                    f"   {median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                    flush=True,
+                )
     return rows
 
 
-def _take_turns(width: int, rounds: int) -> dict[str, list[float]]:
+def _take_turns(
+    theirs: str, ours: Sequence[str], width: int, steps: int, rounds: int
+) -> dict[str, list[float]]:
     with ExitStack() as stack:
-        peer = Contender(PEER_PYTHON, "contender_d3rlpy", str(width))
-        contenders = {PEER: stack.enter_context(peer)}
-        for algorithm in ALGORITHMS:
+        peer = Contender(PEER_PYTHON, "contender_d3rlpy", theirs, str(width))
+        contenders = {f"d3rlpy {theirs}": stack.enter_context(peer)}
+        for algorithm in ours:
             for form in FORMS:
-                ours = Contender(sys.executable, "contender_offrl", algorithm, str(width), form)
-                contenders[f"{algorithm} {form}"] = stack.enter_context(ours)
+                mine = Contender(sys.executable, "contender_offrl", algorithm, str(width), form)
+                contenders[f"{algorithm} {form}"] = stack.enter_context(mine)
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(rounds):
             for name, contender in contenders.items():
-                rates[name].append(contender.updates_per_second(STEPS))
+                rates[name].append(contender.updates_per_second(steps))
     return rates

@@ -18,14 +18,19 @@ class Logs(NamedTuple):
     truncated: np.ndarray
 
 
-def logs() -> Logs:
-    """Columns of EPISODES x LENGTH transitions of noise; speed does not depend on the values."""
+def logs(*, discrete: bool = False) -> Logs:
+    """Columns of EPISODES x LENGTH transitions of noise; speed does not depend on the values.
+
+    Discrete, an action is one of ACTION_DIM choices.
+    """
     rng = np.random.default_rng(0)
     n = EPISODES * LENGTH
     last = np.arange(1, n + 1) % LENGTH == 0
     return Logs(
         obs=rng.standard_normal((n + EPISODES, OBS_DIM)).astype(np.float32),
-        action=rng.uniform(-1, 1, (n, ACTION_DIM)).astype(np.float32),
+        action=rng.integers(ACTION_DIM, size=n)
+        if discrete
+        else rng.uniform(-1, 1, (n, ACTION_DIM)).astype(np.float32),
         reward=rng.standard_normal(n),
         terminated=np.zeros(n, dtype=bool),
         truncated=last,

@@ -120,14 +120,15 @@ class Table:
 
     def gather(self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]) -> Batch:
         """The transitions numbered by `index` [B]."""
-        row = self.obs_row[index]
+        # `index_select` takes half the time of indexing.
+        row = self.obs_row.index_select(0, index)
         return Batch(
-            obs=self.observations[row],
-            action=self.action[index],
-            reward=self.reward[index],
-            next_obs=self.observations[row + 1],
-            terminated=self.terminated[index],
-            behavior_log_prob=self.behavior_log_prob[index],
-            columns={name: column[index] for name, column in columns.items()},
+            obs=self.observations.index_select(0, row),
+            action=self.action.index_select(0, index),
+            reward=self.reward.index_select(0, index),
+            next_obs=self.observations.index_select(0, row + 1),
+            terminated=self.terminated.index_select(0, index),
+            behavior_log_prob=self.behavior_log_prob.index_select(0, index),
+            columns={name: column.index_select(0, index) for name, column in columns.items()},
             noise=noise,
         )

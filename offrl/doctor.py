@@ -33,7 +33,7 @@ REQUIRED = (
 )
 EXTRAS = {
     "mujoco": ("mujoco", "MuJoCo environments", "pip install 'offrl[mujoco]'"),
-    "arrow": ("pyarrow", "Minari datasets in Arrow storage", "pip install 'offrl[arrow]'"),
+    "arrow": ("pyarrow", "tables of sweeps, Arrow storage of Minari", "pip install 'offrl[arrow]'"),
 }
 SCARCE = 2 * 1024**3  # bytes; a collected set is written twice before it is in place
 

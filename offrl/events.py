@@ -63,11 +63,13 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Finished:
-    """A seed has taken all its steps; `seconds` counts every sitting of it."""
+    """A seed has taken all its steps, in `seconds` of all sittings; its algorithm tells more."""
 
     seed: int
     step: int
     seconds: float
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 Event = Started | Trained | Evaluated | Saved | Warned | Diverged | Finished
@@ -90,6 +92,7 @@ def from_dict(values: dict[str, Any]) -> Event:
     kind = _KINDS[rest.pop("event")]
     if kind is Saved:
         rest["path"] = Path(rest["path"])
-    if kind is Started:
-        rest["notes"] = tuple(rest["notes"])
+    for name in ("notes", "remarks", "warnings"):
+        if name in rest:
+            rest[name] = tuple(rest[name])
     return kind(**rest)

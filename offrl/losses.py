@@ -43,14 +43,30 @@ def advantage_lambda(
     return discounted_sums(delta, discount * td_lambda * (~last).to(delta.dtype))
 
 
+def standard(x: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """What to subtract from x and what to divide it by: "std" both, "scale" the latter, "none".
+
+    The spread is std + 1e-5 over all of x, as in the authors' code of AWR.
+    """
+    nothing, one = torch.zeros_like(x.mean()), torch.ones_like(x.mean())
+    centre = x.mean() if norm == "std" else nothing
+    return centre, one if norm == "none" else x.std(correction=0) + 1e-5
+
+
 def standardise(x: Tensor) -> Tensor:
-    """(x - mean) / (std + 1e-5) over all of x, as the authors' code of AWR does."""
-    return (x - x.mean()) / (x.std(correction=0) + 1e-5)
+    """(x - mean) / (std + 1e-5) over all of x."""
+    centre, scale = standard(x, "std")
+    return (x - centre) / scale
 
 
 def awr_weight(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:
     """min(exp(A / temperature), weight_cap) (Peng et al. 2019, 1910.00177, section 3.2)."""
-    return (advantage / temperature).clamp(max=math.log(weight_cap)).exp()
+    return awr_log_weight(advantage, temperature, weight_cap).exp()
+
+
+def awr_log_weight(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:
+    """The logarithm of `awr_weight`, which does not vanish where the weight does."""
+    return (advantage / temperature).clamp(max=math.log(weight_cap))
 
 
 def capped_share(advantage: Tensor, temperature: Tensor | float, weight_cap: float) -> Tensor:
@@ -152,3 +168,24 @@ def cosine_decay(count: Tensor, steps: int) -> Tensor | float:
     (1 + cos(pi count / steps)) / 2 (Loshchilov & Hutter 2017, 1608.03983, eq. 5, without restarts).
     """
     return 0.5 * (1 + torch.cos(math.pi * (count / steps).clamp(max=1))) if steps else 1.0
+
+
+def soft_policy_loss(log_prob: Tensor, q: Tensor, log_temperature: Tensor) -> Tensor:
+    """mean(temperature log pi - q), all [B]; no gradient reaches the temperature (SAC, eq. 7)."""
+    return (log_temperature.exp().detach() * log_prob - q).mean()
+
+
+def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """-log(temperature) mean(log pi + target entropy): it rises where entropy lacks.
+
+    On the log, as the authors' code does; no gradient reaches the policy (SAC, 1812.05905, eq. 17).
+    """
+    return -log_temperature * (log_prob.detach() + target_entropy).mean()
+
+
+def conservative_gap(values: Tensor, logged: Tensor) -> Tensor:
+    """logsumexp over the last axis of values [..., K], less logged [...] (CQL, 2006.04779, eq. 4).
+
+    Values of samples come less their log density, so that the sum is an integral over actions.
+    """
+    return values.logsumexp(-1) - logged

@@ -1,10 +1,11 @@
 """What the events of a run come to, and result.json, which says so."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from offrl.data.durable import write_file
+from offrl.evaluation.statistics import interval
 from offrl.events import Diverged, Event, Finished, Saved, Started, Trained, Warned
 from offrl.logs import read_metrics
 from offrl.plan import Plan
@@ -21,6 +22,7 @@ class Outcome:
     diverged: list[Diverged] = field(default_factory=list[Diverged])
     facts: dict[str, str] = field(default_factory=dict[str, str])
     worked: bool = False
+    reported: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -34,14 +36,22 @@ class Outcome:
             earlier = self.plan.dir / f"seed_{event.seed}" / "metrics.csv"
             for step, metrics in read_metrics(earlier, event.step):
                 self.watch.see(event.seed, step, metrics)
+                self._report(event.seed, metrics)
         if isinstance(event, Finished):
             self.finished.append(event)
         if isinstance(event, Diverged):
             self.diverged.append(event)
         if isinstance(event, Trained):
+            self._report(event.seed, event.metrics)
             said = self.watch.see(event.seed, event.step, event.metrics)
             return None if said is None else Warned(event.seed, event.step, said)
         return None
+
+    def _report(self, seed: int, metrics: Mapping[str, float]) -> None:
+        """Keep the newest of the metrics that the algorithm reports."""
+        for name in self.plan.algorithm.reports:
+            if name in metrics:
+                self.reported.setdefault(name, {})[str(seed)] = metrics[name]
 
     def write(self, shares: Sequence[Sequence[int]]) -> None:
         """Write result.json, keeping evaluations; `shares` are the seeds that took turns."""
@@ -62,11 +72,28 @@ class Outcome:
             "held_out_episodes": len(plan.run.held_out),
             "checkpoint": "last",
             **self.facts,
-            "warnings": self.watch.warnings(),
+            **{name: _over_seeds(values) for name, values in self.reported.items()},
+            "warnings": self.watch.warnings() + self._told(),
             **self.watch.page(),
             "diverged": {str(event.seed): event.message for event in self.diverged},
+            "remarks": {str(one.seed): list(one.remarks) for one in self.finished if one.remarks},
             "steps_per_second": taken / seconds if seconds else None,  # of one process
             "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
             "versions": plan.run.versions,
         }
         write_file(path, json.dumps({**old, **result}, indent=2).encode())
+
+    def _told(self) -> list[str]:
+        """What the algorithm warns of, by seed."""
+        finished = sorted(self.finished, key=lambda one: one.seed)
+        return [f"Seed {one.seed}: {text}" for one in finished for text in one.warnings]
+
+
+def _over_seeds(values: Mapping[str, float]) -> dict[str, object]:
+    found = list(values.values())
+    return {
+        "mean": sum(found) / len(found),
+        "ci": interval(found),  # of the mean over seeds; none of a single one
+        "n_seeds": len(found),
+        "seeds": dict(values),
+    }

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from offrl.algorithm import Algorithm, AlgorithmConfig, configure
 from offrl.algos import ALGORITHMS, get, source_of
+from offrl.checkpoint import load_policy
 from offrl.data.catalogue import resolve as find
 from offrl.data.dataset import Dataset, drop_nonfinite, load
 from offrl.environments import env_for, make_env
@@ -44,6 +46,12 @@ class Plan:
     notes: tuple[str, ...]
     resumed: bool
     reopens: bool  # another process can open the same data from what run.toml says
+    policy: nn.Module | None = None  # the one that the algorithm judges
+
+    def instance(self) -> Algorithm[Any]:
+        """The algorithm as it is configured, with the policy that it judges."""
+        given = (self.policy,) if self.algorithm.judges else ()
+        return self.algorithm(self.config, self.dataset.spec, *given)
 
 
 def resolve(
@@ -64,7 +72,7 @@ def resolve(
     `out` stand, and only the same may be given again. `together` runs will share one update.
     Raises ConfigError for what makes no sense, NotFoundError for what does not exist.
     """
-    folder, old = _target(out, resume)
+    folder, old = target(out, resume)
     given = {k: v for k, v in given.items() if v is not None}
     if algo is not None:
         given["algo"] = algo
@@ -111,6 +119,9 @@ def resolve(
     }
     config = configure(algorithm.Config, table, also=SETTINGS)
     config, changed = _fitted(algorithm, config, data, settings.steps)
+    policy = None
+    if algorithm.judges:
+        config, policy = _judged(algorithm.name, config, data)
     least = algorithm(config, data.spec).least_steps()
     if settings.steps < least:
         raise ConfigError(
@@ -136,6 +147,7 @@ def resolve(
         env=data.env_id,
         versions=current_versions(),
         source_sha256=hashlib.sha256(source.read_bytes()).hexdigest() if source else None,
+        policy_sha256=None if policy is None else _digest(policy),
     )
     if old is not None:
         if differences := old.differences(run):
@@ -150,8 +162,9 @@ def resolve(
         ]
         # The user's file may be typed by another path now; that is the one to open again.
         run = replace(old, settings=replace(old.settings, algo=settings.algo))
-    where = folder or _default_folder(algorithm.name, data.id)
-    return Plan(run, data, algorithm, config, where, tuple(notes), old is not None, reopens)
+    where = folder or default_folder(algorithm.name, data.id)
+    resumed = old is not None
+    return Plan(run, data, algorithm, config, where, tuple(notes), resumed, reopens, policy)
 
 
 def beside(first: Plan, **given: Any) -> Plan:
@@ -173,6 +186,34 @@ def _fitted(
     return short, [f"{steps} steps are short for {algorithm.name}: {changes}."] if changes else []
 
 
+def _judged(
+    algorithm: str, config: AlgorithmConfig, data: Dataset
+) -> tuple[AlgorithmConfig, nn.Module]:
+    """The policy that the setting `policy` names, which is then opened from any folder."""
+    ref: str = getattr(config, "policy", "")
+    if not ref:
+        raise ConfigError(
+            f"{algorithm} judges a policy, and none is named.", "Give --policy RUN or RUN/seed_3."
+        )
+    policy = load_policy(ref)
+    mine, theirs = data.spec, policy.spec
+    shape = (mine.obs_dim, mine.discrete, mine.action_dim)
+    if shape != (theirs.obs_dim, theirs.discrete, theirs.action_dim):
+        raise ConfigError(
+            f"The policy of {ref} acts in other spaces than {data.id} was logged in.",
+            "Judge it on data of the environment that it was trained for.",
+        )
+    settings: Any = {"policy": str(Path(ref.removeprefix("run:")).absolute())}
+    return replace(config, **settings), policy.network
+
+
+def _digest(network: nn.Module) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        sha.update(name.encode() + tensor.numpy().tobytes())
+    return sha.hexdigest()
+
+
 def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:
     """Raise ConfigError, naming what fits, where the algorithm cannot learn on these actions."""
     space = "discrete" if dataset.spec.discrete else "box"
@@ -185,7 +226,7 @@ def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:
         )
 
 
-def _target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:
+def target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:
     if out is None:
         if resume:
             raise ConfigError("Nothing says which run to resume.", "Give --out RUN --resume.")
@@ -230,9 +271,9 @@ def _resolved(settings: Settings, dataset: Dataset, together: int) -> tuple[Sett
     if holdout is None:
         enough = round(DEFAULT_HOLDOUT * dataset.n_episodes) > 0
         holdout = DEFAULT_HOLDOUT if env_missing is not None and enough else 0.0
-    device = _device(settings.device)
+    device = device_of(settings.device)
     steps = settings.steps * len(settings.seeds) * together
-    compiled, notes = _compiles(settings.compile, steps, device)
+    compiled, notes = compiles(settings.compile, steps, device)
     return replace(
         settings,
         holdout=holdout,
@@ -256,7 +297,7 @@ def _no_environment(settings: Settings, dataset: Dataset) -> OffrlError | None:
     return None
 
 
-def _compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
+def compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
     if wish == "off" or (wish == "auto" and steps < COMPILE_FROM):
         return False, []
     if fault := _compile_fault(device):
@@ -281,7 +322,7 @@ def _compile_fault(device: str) -> str | None:
     return None
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -315,7 +356,7 @@ def _recipe_tables(dataset: Dataset) -> dict[str, dict[str, Any]]:
     return {name: table for name, table in found.items() if isinstance(table, dict)}
 
 
-def _default_folder(algorithm: str, dataset: str) -> Path:
+def default_folder(algorithm: str, dataset: str) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     parent = Path("runs") / algorithm / dataset.strip("/").replace(":", "_")
     if inside := next((p for p in parent.parents if (p / "run.toml").exists()), None):

@@ -24,7 +24,9 @@ from offrl import checkpoint
 from offrl.algorithm import Algorithm, AlgorithmConfig, configure, fields_of, start
 from offrl.batch import Batch, Table
 from offrl.data.dataset import Dataset
+from offrl.data.spec import Spec
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
+from offrl.nn import Categorical, Deterministic, policy_head
 from offrl.policy import Policy
 from offrl.sampler import Sampler
 
@@ -67,10 +69,18 @@ class Trial:
         settings: dict[str, Any] | None = None,
         dtype: torch.dtype = torch.float64,
         data: Dataset | None = None,
+        policy: nn.Module | None = None,
     ) -> None:
+        """`policy` is for an algorithm that judges one; by default one that knows nothing."""
         self.data = data or toy_dataset(discrete=discrete)
         self.config = small_config(algorithm, settings or {})
-        self.algorithm = algorithm(self.config, self.data.spec)
+        spec = self.data.spec
+        if algorithm.judges:
+            head = "categorical" if spec.discrete else "gaussian"
+            policy = policy or policy_head(head, spec.obs_dim, spec.action_dim, 16, 2)
+            self.algorithm = algorithm(self.config, spec, policy)
+        else:
+            self.algorithm = algorithm(self.config, spec)
         self.table = Table.of(self.data.transitions, dtype=dtype)
         # Long enough to pass twice through every stage and refresh of a small configuration.
         self.steps = 2 * self.algorithm.least_steps() + 30
@@ -114,8 +124,17 @@ def small_config(algorithm: AlgorithmClass, settings: dict[str, Any]) -> Algorit
 
 
 def prefers_the_better_action(algorithm: AlgorithmClass, discrete: bool) -> None:
-    """Trained on data that holds a good and a bad action, the policy takes the good one."""
+    """Trained on data that holds a good and a bad action, the policy takes the good one.
+
+    An algorithm that judges values a policy that takes it more, in the first that it `reports`.
+    """
     data = toy_dataset(discrete=discrete, episodes=400)
+    if algorithm.judges:
+        worth = [
+            _worth(algorithm, data, action) for action in ((2, 0) if discrete else (0.5, -0.5))
+        ]
+        assert worth[0] > worth[1] + 0.5, f"the better policy is worth {worth[0]}, less {worth[1]}"
+        return
     trial = Trial(algorithm, discrete=discrete, data=data)
     now = trial.run(n=max(600, trial.steps))
     policy = _policy(trial, now)
@@ -175,6 +194,8 @@ def only_its_own_weights_move(algorithm: AlgorithmClass, discrete: bool) -> None
             assert allowed or not moved, f"stage {stage} moved {name} without descending"
     late = trial.run().state
     for name in modules:
+        if name == "policy" and algorithm.judges:
+            continue
         assert not _equal(late["params"][name], now.state["params"][name]), f"{name} never moves"
 
 
@@ -278,6 +299,29 @@ def conformance(algorithm: AlgorithmClass) -> None:
             except AssertionError as error:
                 name = check.__name__.replace("_", " ")
                 raise AssertionError(f"{algorithm.name} ({space}): {name}: {error}") from error
+
+
+class _Always(nn.Module):
+    """Takes one action everywhere."""
+
+    def __init__(self, action: float, spec: Spec) -> None:
+        super().__init__()
+        self.action, self.n = nn.Parameter(torch.tensor(float(action))), spec.action_dim
+        self.discrete = spec.discrete
+
+    def forward(self, obs: Tensor) -> Categorical | Deterministic:
+        action = self.action.expand(len(obs), 1)
+        if self.discrete:
+            return Categorical(torch.log_softmax(-50 * (torch.arange(self.n) - action).abs(), -1))
+        return Deterministic(action, -torch.ones_like(action[0]), torch.ones_like(action[0]))
+
+
+def _worth(algorithm: AlgorithmClass, data: Dataset, action: float) -> float:
+    discrete = data.spec.discrete
+    policy = _Always(action, data.spec)
+    trial = Trial(algorithm, discrete=discrete, data=data, policy=policy)
+    nets = Learner(trial.begin()[0], trial.run(n=max(600, trial.steps)).state).nets
+    return float(trial.algorithm.findings(nets, trial.table)[algorithm.reports[0]])
 
 
 def _policy(trial: Trial, now: Progress) -> Policy:

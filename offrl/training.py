@@ -37,7 +37,7 @@ from offrl.nn import set_precision
 from offrl.outcome import Outcome
 from offrl.plan import Plan, resolve
 from offrl.policy import Policy, threads
-from offrl.run import FORMAT, read_toml
+from offrl.run import FORMAT, Run, read_toml
 from offrl.sampler import Sampler
 from offrl.workers import Job, how_many, spread, work
 
@@ -131,7 +131,7 @@ def train_together(plans: Sequence[Plan]) -> Generator[tuple[Plan, Event]]:
     with ExitStack() as locks:
         for plan in plans:
             locks.enter_context(locked(plan.dir))
-            _write_run(plan)
+            write_run(plan.run, plan.dir, plan.resumed)
         jobs = [(plan, seed) for plan in plans for seed in plan.run.settings.seeds]
         n = how_many(*plans)
         shares = [jobs[k::n] for k in range(n)]  # each is taken in turn by one process
@@ -171,7 +171,7 @@ def train_jobs(jobs: Sequence[Job]) -> Generator[tuple[int, Event]]:
     notes, update = _notes(first, table), None
     for number, (plan, seed) in enumerate(jobs):
         settings, folder = plan.run.settings, plan.dir / f"seed_{seed}"
-        algorithm = plan.algorithm(plan.config, plan.dataset.spec)
+        algorithm = plan.instance()
         with locked(folder), threads(settings.threads):
             modules, state = start(algorithm, table, seed, settings.precision)
             if update is None:  # one compiled graph serves every job
@@ -220,7 +220,7 @@ class _Job:
             yield Diverged(self.seed, now.step, str(read_toml(verdict)["message"]))
             return
         if now.step >= self.plan.run.settings.steps:
-            yield Finished(self.seed, now.step, self.seconds)
+            yield self._finished(now, self.seconds)
             return
         metrics = MetricsFile(self.folder / "metrics.csv", up_to=now.step)
         board = TensorBoard(self.folder, now.step)
@@ -269,7 +269,10 @@ class _Job:
             for now in run:
                 last = now.step == settings.steps
                 if now.step % log_every == 0 or last:
-                    values = {k: float(v) for k, v in now.metrics.items()} | self._holdout(now)
+                    nets = Learner(self.modules, now.state).nets
+                    found = self.algorithm.findings(nets, self.sampler.table)
+                    values = {k: float(v) for k, v in (now.metrics | found).items()}
+                    values |= self._holdout(now)
                     rate = (now.step - marked) / max(time.perf_counter() - mark, 1e-9)
                     yield Trained(seed, now.step, values, rate)
                     mark, marked = time.perf_counter(), now.step
@@ -288,7 +291,12 @@ class _Job:
             if done.step > self.saved:
                 self._save(done)  # stopped: lose nothing that was reported
             raise
-        yield Finished(seed, now.step, time.perf_counter() - self.began)
+        yield self._finished(now, time.perf_counter() - self.began)
+
+    def _finished(self, now: Progress, seconds: float) -> Finished:
+        learner, tells = Learner(self.modules, now.state), self.algorithm
+        said = tells.remarks(learner), tells.warnings(learner)
+        return Finished(self.seed, now.step, seconds, *said)
 
     def _save(self, now: Progress) -> Saved:
         page = checkpoints.page_of(self.modules, self.plan.dataset.spec)
@@ -341,14 +349,15 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _write_run(plan: Plan) -> None:
-    if plan.resumed:
+def write_run(run: Run, folder: Path, resumed: bool) -> None:
+    """Write run.toml, and a copy of the user's algorithm, into a folder that has none yet."""
+    if resumed:
         return
-    if (plan.dir / "run.toml").exists():  # another run took the folder since it was looked at
-        raise ConfigError(f"The folder {plan.dir} is occupied.", "Give another --out.")
-    if source := source_of(plan.run.settings.algo):
-        shutil.copyfile(source, plan.dir / "algorithm.py")
-    write_file(plan.dir / "run.toml", plan.run.to_toml().encode())
+    if (folder / "run.toml").exists():  # another run took the folder since it was looked at
+        raise ConfigError(f"The folder {folder} is occupied.", "Give another --out.")
+    if source := source_of(run.settings.algo):
+        shutil.copyfile(source, folder / "algorithm.py")
+    write_file(folder / "run.toml", run.to_toml().encode())
 
 
 if __name__ == "__main__":

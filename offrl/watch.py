@@ -27,7 +27,7 @@ MEANS = ("policy/q_mean", "critic/q_mean")
 LARGEST = "critic/q_abs_max"
 BONUS = "critic/bonus"  # what an algorithm adds to every reward, such as entropy
 DISTANCES = ("policy/action_distance", "policy/action_differs")
-ROOM = 0.1  # of the span, which a mean may go beyond it: an error, and no divergence
+ROOM = 0.1  # of the span of what the log earned, by which a mean may be wrong
 FAR = 2.0  # times the largest possible size, which a single value may reach
 AWAY = 0.5  # half ranges, or share of rows, from which on a policy is not near the log
 
@@ -67,6 +67,7 @@ class Earnings:
 class _Seen:
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    bonus: float = 0.0  # the largest so far: values follow it with a delay
     first: int | None = None  # the first step beyond what is possible
     beyond: str = ""  # how it is beyond now; empty where it is not
 
@@ -91,7 +92,8 @@ class Watch:
             return None
         seen = self._seeds.setdefault(seed, _Seen())
         seen.step, seen.metrics = step, {**seen.metrics, **metrics}
-        seen.beyond = self._beyond(metrics)
+        seen.bonus = max(seen.bonus, metrics.get(BONUS, 0.0))
+        seen.beyond = self._beyond(metrics, seen.bonus)
         if not seen.beyond or seen.first is not None:
             return None
         seen.first = step
@@ -114,25 +116,24 @@ class Watch:
         bounds = {k: [v if math.isfinite(v) else None for v in span] for k, span in spans.items()}
         return {"values": {"discount": self.earnings.discount, **bounds, "seeds": seeds}}
 
-    def _beyond(self, metrics: Mapping[str, float]) -> str:
-        low, high = self.earnings.possible
+    def _beyond(self, metrics: Mapping[str, float], bonus: float) -> str:
+        (low, high), (worst, best) = self.earnings.possible, self.earnings.logged
         if low == high:  # there are no rewards
             return ""
-        bonus, discount = metrics.get(BONUS, 0.0), self.earnings.discount
-        more = max(bonus, 0.0) / (1 - discount) if discount < 1 else 0.0
-        high += more
+        discount = self.earnings.discount
+        more = bonus / (1 - discount) if discount < 1 else 0.0
+        high, room = high + more, ROOM * (best - worst)
         for name in MEANS:
             value = metrics.get(name, high)
-            if not value <= high + ROOM * (high - low):
+            if not value <= high + room:
                 whose = "the policy's" if name.startswith("policy") else "the logged"
                 return (
                     f"over-estimates: the mean value of {whose} actions is {value:.4g}, and no "
                     f"policy can earn more than {high:.4g} with the rewards of this log"
                 )
-        worst, best = self.earnings.logged
         value = metrics.get("policy/q_mean", best)
         away = max(metrics.get(name, 0.0) for name in DISTANCES)
-        if away > AWAY and value > best + more + ROOM * (best - worst):
+        if away > AWAY and value > best + more + room:
             return (
                 f"seems to over-estimate: the mean value of the policy's actions is {value:.4g}, "
                 f"and the log never earned more than {best:.4g}"

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from offrl import errors
 from offrl.errors import OffrlError
@@ -154,6 +154,14 @@ def stop_with_parent(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    def dropped(fault: Any) -> None:
+        # A stop that falls into a callback of the garbage collector is dropped there by Python.
+        if not isinstance(fault.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(fault)
+            return
+        signal.signal(signal.SIGTERM, stop)
+        threading.Timer(0.05, _thread.interrupt_main, (signal.SIGTERM,)).start()
+
     def watch() -> None:
         rest = b""
         while chunk := os.read(0, 65536):  # not sys.stdin: its lock would be held at the end
@@ -168,6 +176,7 @@ def stop_with_parent(
             time.sleep(GRACE)
             os._exit(1)
 
+    sys.unraisablehook = dropped
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=watch, daemon=True).start()

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from offrl.algorithm import Algorithm, configure, start
 from offrl.algos import get
@@ -78,18 +78,25 @@ class Settled:
         data: Dataset,
         stages: Sequence[tuple[int, float]],
         given: dict[str, Tensor] | None = None,
+        policy: nn.Module | None = None,
+        held: Sequence[str] = (),
         **settings: Any,
     ) -> None:
-        """`stages` holds pairs of gradient steps and learning rate, taken one after the other."""
+        """`stages` holds pairs of gradient steps and learning rate, taken one after the other.
+
+        `policy` is the one that an algorithm judges.
+        Columns that are `given` replace the algorithm's own; networks that are `held` do not move.
+        """
         kind: type[Algorithm[Any]] = get(algo)
-        self.algorithm = kind(configure(kind.Config, {**AS_A_TABLE, **settings}), data.spec)
+        config = configure(kind.Config, {**AS_A_TABLE, **settings})
+        self.algorithm = kind(config, data.spec, *([] if policy is None else [policy]))
         self.table = Table.of(data.transitions, dtype=torch.float64)
         modules, state = start(self.algorithm, self.table, 0)
         draws = self.algorithm.draws()
         sampler = Whole(self.table, 0, len(self.table), draws=draws, given=given or {})
         now = Progress(0, state, state, {})
         for n, rate in stages:
-            begin = now._replace(state=at_rate(now.state, rate))
+            begin = now._replace(state=at_rate(now.state, rate, held))
             taken = steps(self.algorithm, modules, sampler, begin, begin.step + n)
             now = deque(taken, maxlen=1)[0]
         self.modules, self.state, self.metrics = modules, now.state, now.metrics
@@ -109,10 +116,10 @@ class Settled:
         return self.nets.policy(self.sight).log_probs.exp().detach().numpy()
 
 
-def at_rate(state: State, rate: float) -> State:
-    """The state with every network's learning rate set to `rate`."""
+def at_rate(state: State, rate: float, held: Sequence[str]) -> State:
+    """The state with every network's learning rate set to `rate`, or to 0."""
     moments = {
-        name: {**adam, "lr": torch.full_like(adam["lr"], rate)}
+        name: {**adam, "lr": torch.full_like(adam["lr"], 0 if name in held else rate)}
         for name, adam in state["adam"].items()
     }
     return {**state, "adam": moments}

@@ -34,21 +34,19 @@ def prepared(algo: str) -> str:
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_run_of_a_grid_has_the_bits_of_the_run_alone(algo: str, tmp_path: Path):
-    traced = [field for field in fields_of(get(algo).Config) if field.traced]
-    data = prepared(algo)
-    # Every traced setting is moved at once, so that one which the update took from the first
-    # run's configuration, and not from the state, shows.
-    moved = {field.name: (field.default, field.default / 2) for field in traced}
-    small = settings_of(algo, compile="off")
-    grids = [{name: values} for name, values in moved.items() if values[0] != values[1]]
-    for grid in grids:
-        name, (_, value) = next(iter(grid.items()))
-        runs = fit_grid(algo, data, grid, out=tmp_path / name, **small)
-        assert len(runs) == 2
-        alone = offrl.fit(algo, data, out=tmp_path / f"{name}-alone", **small, **{name: value})
-        assert outcome(runs[point_name({name: value})].dir) == outcome(alone.dir)
-        first, second = (outcome(run.dir) for run in runs.values())
-        assert first != second, name
+    # An algorithm that took its setting from the configuration, and not from the state, would give
+    # every run that of the first. The conformance suite holds this for each setting by itself.
+    traced = [field for field in fields_of(get(algo).Config) if field.traced and field.default]
+    name, value = traced[0].name, traced[0].default / 2
+    data, small = prepared(algo), settings_of(algo, compile="off")
+    if get(algo).judges:
+        small["policy"] = str(offrl.fit("bc", data, steps=2, out=tmp_path / "judged").dir)
+    grid = {name: (traced[0].default, value)}
+    first, second = fit_grid(algo, data, grid, out=tmp_path / "grid", **small).values()
+    assert second.dir.name == point_name({name: value})
+    alone = offrl.fit(algo, data, out=tmp_path / "alone", **small, **{name: value})
+    assert outcome(second.dir) == outcome(alone.dir)
+    assert outcome(second.dir) != outcome(first.dir)
 
 
 def test_a_grid_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path):

@@ -52,6 +52,10 @@ class TestTheLemmaOnTheSmallMDP:
     def test_states_of_mu_give_the_surrogate_instead(self):
         assert near(tabular.surrogate(M2, PI, MU), 7.7032258065)
 
+    def test_trpos_bound_is_far_below_for_policies_this_far_apart(self):
+        # 7.7032258065 - 4 x 1.5 x .9 / .01 x .4^2
+        assert near(tabular.lower_bound(M2, PI, MU), 7.7032258065 - 86.4)
+
     def test_without_the_horizon_it_is_a_tenth(self):
         short = tabular.occupancy(M2, PI) @ (PI * tabular.values(M2, MU).advantage).sum(1)
         assert near(short, 0.78249097473)
@@ -71,6 +75,12 @@ class TestAChain:
         assert near(tabular.values(self.chain, self.only).v, [2.8, 2, 0])
         assert near(tabular.optimal(self.chain).v, [2.8, 2, 0])
         assert near(tabular.soft_optimal(self.chain, 0.5).v, [2.8, 2, 0])
+
+    def test_a_chance_of_ending_shortens_what_can_be_earned(self):
+        one = np.ones((1, 1, 1))
+        mdp = MDP(one, one[0], 0.9, np.ones(1), termination=0.25 * one)
+        assert near(tabular.values(mdp, np.ones((1, 1))).v, 1 / (1 - 0.9 * 0.75))
+        assert near(tabular.occupancy(mdp, np.ones((1, 1))), 0.1 / (1 - 0.9 * 0.75))
 
     def test_the_missing_occupancy_is_that_of_having_ended(self):
         found = tabular.occupancy(self.chain, self.only)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -545,3 +546,34 @@ def test_a_run_in_bfloat16_is_evaluated_as_its_loaded_policy_acts():
     )
     loaded = evaluate(run, "Pendulum-v1", episodes=2, seed=0)
     assert seen[-1].evaluation["return_mean"] == loaded.return_mean
+
+
+IN_CALLBACKS = """
+import sys, time, weakref
+from offrl.workers import stop_with_parent
+class Thing: pass
+stop_with_parent()
+try:
+    print("ready", flush=True)
+    while True:  # nearly all the time goes by in callbacks, which drop what is raised in them
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: time.sleep(0.02))
+        del thing
+        time.sleep(0.001)
+except KeyboardInterrupt:
+    print("saved", flush=True)
+"""
+
+
+def test_a_stop_that_falls_into_a_callback_is_not_lost():
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_CALLBACKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    told, errors = process.communicate("", timeout=60)
+    assert (process.returncode, told, errors) == (0, "saved\n", "")

@@ -94,6 +94,8 @@ def register(app: typer.Typer) -> None:
 
             out = name_of(env, policy)
         words = f"--out {quoted(out)}" if out else quoted(recipe)
+        if ":" in (env or "") or any(".py:" in one for one in policy or ()):
+            words = _typed(env, policy, episodes, env_steps, seed, words)
         again = f"offrl collect {words} --resume" + (" --trust" if trust else "")
         with going_on(again), Counter("collecting", _unit(recipe, env_steps)) as counter:
             data = record(
@@ -112,6 +114,20 @@ def register(app: typer.Typer) -> None:
             )
         summary = data.summary()
         return Answer(summary, summary_blocks(summary), next=f"offrl data check {quoted(data.id)}")
+
+
+def _typed(
+    env: str | None,
+    policy: list[str] | None,
+    episodes: int | None,
+    env_steps: int | None,
+    seed: int | None,
+    out: str,
+) -> str:
+    """Return all words of a collection by code, which runs only where it is typed again."""
+    given = {"--env": env, "--episodes": episodes, "--env-steps": env_steps, "--seed": seed}
+    words = [f"{name} {quoted(value)}" for name, value in given.items() if value is not None]
+    return " ".join([*words, *(f"--policy {quoted(one)}" for one in policy or ()), out])
 
 
 def _unit(recipe: str | None, env_steps: int | None) -> str:

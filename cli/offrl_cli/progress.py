@@ -132,15 +132,20 @@ class Training:
         elif isinstance(event, Evaluated):
             mean = number(event.evaluation["return_mean"])
             bounds = interval(event.evaluation["return_ci"])
-            self._line(f"{who}, step {event.step}: return {mean} {bounds}")
+            lived = event.evaluation.get("env_step")
+            at = f"step {event.step}" if lived is None else f"env_step {lived}"
+            self._line(f"{who}, {at}: return {mean} {bounds}")
         elif isinstance(event, Warned):
             self._line(f"{point} warning: {event.message}".strip())
         elif isinstance(event, Diverged):
             self._line(f"{who} stopped at step {event.step}: {event.message}")
-        elif isinstance(event, Finished) and who in self.moved:
-            rate = event.step / max(event.seconds, 1e-9)
-            done = f"{event.step} steps in {event.seconds:.1f} s"
-            self._line(f"{who}: {done}, {rate:.0f} steps/s")
+        elif isinstance(event, Finished):
+            if who in self.moved:
+                rate = event.step / max(event.seconds, 1e-9)
+                done = f"{event.step} steps in {event.seconds:.1f} s"
+                self._line(f"{who}: {done}, {rate:.0f} steps/s")
+            for text in event.remarks:
+                self._line(f"{who}: {text}")
 
     def _trained(self, event: Any, who: str) -> None:
         rate = f"{event.steps_per_second:.0f} steps/s"

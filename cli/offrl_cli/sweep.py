@@ -61,6 +61,7 @@ def register(app: typer.Typer) -> None:
             "sweep": data["sweep"],
             "trials": f"{data['finished']} of {data['trials']} finished",
             "table": data["table"],
+            "intervals": "over seeds",
         }
         return Answer(
             data,
@@ -111,6 +112,10 @@ def _said(outcome: Any) -> str:
     return f"return {number(outcome['return_mean'])}, trained in {outcome['seconds']:.1f} s"
 
 
+def _count(finished: int, all_: int) -> str:
+    return str(all_) if finished == all_ else f"{finished} of {all_}"
+
+
 def _rows(summary: list[dict[str, Any]]) -> Rows:
     varied = any(one["point"] for one in summary)
     headings = ["dataset", "algorithm", *(["settings"] if varied else [])]
@@ -119,11 +124,11 @@ def _rows(summary: list[dict[str, Any]]) -> Rows:
             one["dataset"],
             one["algo"],
             *([one["point"]] if varied else []),
-            f"{one['n_seeds']} of {one['of_seeds']}",
+            _count(one["n_seeds"], one["of_seeds"]),
             number(one["return_mean"]),
             interval(one["return_ci"]),
             number(one["score"]),
         ]
         for one in summary
     ]
-    return Rows([*headings, "seeds", "return", "95% interval over seeds", "score"], rows)
+    return Rows([*headings, "seeds", "return", "95% interval", "score"], rows)

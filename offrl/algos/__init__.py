@@ -12,9 +12,13 @@ from offrl.errors import ConfigError, NotFoundError, suggest
 ALGORITHMS = {
     "awr": "offrl.algos.awr:AWR",
     "bc": "offrl.algos.bc:BC",
+    "cql": "offrl.algos.cql:CQL",
     "ddpg": "offrl.algos.ddpg:DDPG",
     "dqn": "offrl.algos.dqn:DQN",
+    "fqe": "offrl.algos.fqe:FQE",
     "iql": "offrl.algos.iql:IQL",
+    "iwpg": "offrl.algos.iwpg:IWPG",
+    "sac": "offrl.algos.sac:SAC",
     "td3": "offrl.algos.td3:TD3",
     "td3-bc": "offrl.algos.td3_bc:TD3BC",
 }

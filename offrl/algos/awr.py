@@ -4,29 +4,32 @@
 
 projected on the network by weighted maximum likelihood over the logged actions:
 
-    value:   minimise  1/2 E_D[ (R^lambda - V(s))^2 ]      R^lambda recomputed from V at each refit
     policy:  minimise -E_D[ min(exp(A / temperature), weight_cap) log pi(a|s) ]
 
-where A = R^lambda - V, recomputed once V is fitted. One pass is `value_steps` steps of the first
-and `policy_steps` of the second. Source: Peng et al. 2019, 1910.00177, and the lecture's option 1
-(states and advantages of mu). Deviations: see docs/algorithms/awr.md.
+with A as in offrl/advantages.py, recomputed once V (and Q) are fitted. One pass is their steps and
+`policy_steps` of the policy. Where every action's A is known (a Q over discrete actions), a fitted
+mu gives pi* itself, and `policy/kl_closed_form` says how far the regression is from it. Source:
+Peng et al. 2019, 1910.00177, and the lecture's option 1 (states and advantages of mu). Deviations:
+see docs/algorithms/awr.md.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor, nn
 
-from offrl import losses
-from offrl.algorithm import TRACED, Algorithm, AlgorithmConfig, Peers
+from offrl import losses, ratios
+from offrl.advantages import AdvantageConfig, Advantages
+from offrl.algorithm import TRACED, Algorithm, Peers
 from offrl.batch import Batch, Table
+from offrl.data.spec import Spec
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Value, policy_head
+from offrl.nn import policy_head
 
 
 @dataclass(frozen=True, kw_only=True)
-class AWRConfig(AlgorithmConfig):
+class AWRConfig(AdvantageConfig):
     """Settings of advantage-weighted regression."""
 
     temperature: Annotated[
@@ -38,25 +41,13 @@ class AWRConfig(AlgorithmConfig):
     weight_cap: Annotated[
         float, "Largest weight of a transition.", Peers("max_weight", "exp_adv_max", "weight_clip")
     ] = 20.0
-    adv_norm: Annotated[
-        Literal["none", "std"],
-        "Scale advantages by their spread over the data, so temperature has no units of reward.",
-    ] = "std"
-    td_lambda: Annotated[
-        float, "1 is Monte-Carlo returns, 0 one-step; between, TD(lambda).", Peers("lam", "lmbda")
-    ] = 0.95
-    value_steps: Annotated[int, "Gradient steps of V in a pass.", Peers("critic_steps")] = 1000
-    value_refits: Annotated[int, "Times the value targets are recomputed in those steps."] = 4
     policy_steps: Annotated[int, "Gradient steps of the policy in a pass."] = 4000
 
     def rules(self) -> dict[str, tuple[bool, str]]:
         return super().rules() | {
             "temperature": (self.temperature > 0, "above 0"),
             "weight_cap": (self.weight_cap > 0, "above 0"),
-            "td_lambda": (0 <= self.td_lambda <= 1, "from 0 to 1"),
             "policy_steps": (self.policy_steps > 0, "at least 1"),
-            "value_steps": (self.value_steps > 0, "at least 1"),
-            "value_refits": (0 < self.value_refits <= self.value_steps, "from 1 to value_steps"),
         }
 
 
@@ -68,23 +59,24 @@ class AWR(Algorithm[AWRConfig]):
     summary = "Imitate the logged actions, the better the more (advantage-weighted regression)."
     Config = AWRConfig
 
+    def __init__(self, config: AWRConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.advantages = Advantages(config, spec)
+        self.checked = spec.discrete and config.advantage == "q"  # against the closed form
+
     def networks(self) -> dict[str, nn.Module]:
         head = "categorical" if self.spec.discrete else "gaussian"
         sizes = (self.config.hidden_size, self.config.hidden_layers)
-        return {
-            "policy": policy_head(head, self.spec.obs_dim, self.spec.action_dim, *sizes),
-            "value": Value(self.spec.obs_dim, *sizes),
-        }
+        shape = (self.spec.obs_dim, self.spec.action_dim, *sizes)
+        found = {"policy": policy_head(head, *shape), **self.advantages.networks()}
+        if self.checked:
+            found["behavior"] = policy_head(head, *shape)
+        return found
 
-    def value_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Squared error of V, in units of the returns' spread."""
-        target, value = batch.columns["value_target"], nets.value(batch.obs)
-        loss = 0.5 * ((target - value) / nets.buffer("value", "return_std")).square().mean()
-        return loss, {
-            "value/loss": loss,
-            "value/mean": value.mean(),
-            "value/explained_variance": losses.explained_variance(target, value),
-        }
+    def behavior_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Negative log-likelihood of the logged actions, unweighted."""
+        loss = -nets.behavior(batch.obs).log_prob(batch.action).mean()
+        return loss, {"behavior/loss": loss}
 
     def policy_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Weighted negative log-likelihood of the logged actions."""
@@ -93,7 +85,7 @@ class AWR(Algorithm[AWRConfig]):
         weight = losses.awr_weight(advantage, temperature, cap)
         log_prob = pi.log_density(batch.action)
         loss = -(weight * log_prob).mean()
-        return loss, {
+        metrics = {
             "policy/loss": loss,
             "policy/log_prob": log_prob.mean(),
             "policy/entropy": pi.entropy(),
@@ -103,57 +95,41 @@ class AWR(Algorithm[AWRConfig]):
             "policy/advantage_mean": advantage.mean(),
             "policy/advantage_std": advantage.std(correction=0),
         }
+        if self.checked:
+            tilt = losses.awr_log_weight(batch.columns["advantages"], temperature, cap)
+            tilted = torch.log_softmax(nets.behavior(batch.obs).log_probs + tilt, -1)
+            metrics["policy/kl_closed_form"] = ratios.kl_categorical(tilted, pi.log_probs).mean()
+        return loss, metrics
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
-        if stage == "value":
-            return learner.descend("value", self.value_loss, batch)
-        return learner.descend("policy", self.policy_loss, batch)
+        if stage == "policy":
+            return learner.descend("policy", self.policy_loss, batch)
+        learner, metrics = self.advantages.update(learner, batch, stage)
+        if self.checked and stage == "q":
+            learner, more = learner.descend("behavior", self.behavior_loss, batch)
+            return learner, metrics | more
+        return learner, metrics
 
     def least_steps(self) -> int:
-        return self.config.value_steps + 1
+        return self.advantages.steps + 1
 
     def shortened(self, steps: int) -> AWRConfig:
-        value_steps = max(1, steps // 5)
-        return replace(
-            self.config,
-            value_steps=value_steps,
-            value_refits=min(self.config.value_refits, value_steps),
-            policy_steps=max(1, steps - value_steps),
-        )
+        short: dict[str, int] = self.advantages.shortened(steps // 5)
+        before = sum(n for name, n in short.items() if name.endswith("_steps"))
+        return replace(self.config, **short, policy_steps=max(1, steps - before))
 
     def stage(self, step: int) -> str:
-        return "value" if self._in_pass(step) < self.config.value_steps else "policy"
+        into = self._in_pass(step)
+        return self.advantages.stage(into) if into < self.advantages.steps else "policy"
 
     def refreshes(self, step: int) -> bool:
-        into, value_steps = self._in_pass(step), self.config.value_steps
-        k = -(-into * self.config.value_refits // value_steps)  # the k-th refit is at V * k // R
-        return into <= value_steps and value_steps * k // self.config.value_refits == into
+        return self.advantages.refreshes(self._in_pass(step))
 
     def columns(self, learner: Learner, table: Table, step: int) -> dict[str, Tensor]:
-        """TD(lambda) returns and advantages of all transitions under the V of this moment.
-
-        The very first targets are Monte-Carlo: those of an untrained V would say nothing.
-        """
-        value = torch.cat([learner.nets.value(chunk) for chunk in table.observations.split(16_384)])
-        value, row = value.cpu().double(), table.obs_row.cpu()
-        here, then = value[row], value[row + 1]
-        advantage = losses.advantage_lambda(
-            table.reward.cpu().double(),
-            here,
-            then,
-            table.terminated.cpu().double(),
-            table.last.cpu(),
-            self.config.discount,
-            1.0 if step == 0 else self.config.td_lambda,
-        )
-        target = advantage + here
-        if self.config.adv_norm == "std":
-            advantage = losses.standardise(advantage)
-        like = table.reward
-        return {"value_target": target.to(like), "advantage": advantage.to(like)}
+        return self.advantages.columns(learner, table, first=step == 0)
 
     def holdout(self, nets: Nets, batch: Batch) -> Metrics:
         return {"holdout/log_prob": nets.policy(batch.obs).log_density(batch.action).mean()}
 
     def _in_pass(self, step: int) -> int:
-        return step % (self.config.value_steps + self.config.policy_steps)
+        return step % (self.advantages.steps + self.config.policy_steps)

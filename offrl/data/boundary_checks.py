@@ -77,6 +77,8 @@ class Boundaries:
         yield from self._time_limit()
 
     def _last_repeated(self) -> Iterator[Found]:
+        if max(self._lengths, default=0) < 2:
+            return  # where every decision stands alone, nothing follows
         if len(self._repeated) > 1 and all(self._repeated) and not self._all_equal(self._ends):
             message = "every episode ends with the same observation twice"
             # Nothing is learned from what follows an end that is real.

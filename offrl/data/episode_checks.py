@@ -47,10 +47,9 @@ class Watch:
         yield from self._finite(number, episode)
         yield from self._bounds(number, episode)
         twin = self._digests.setdefault(contents(episode), number)
-        if twin != number:
+        if twin != number and len(episode) > 1:  # decisions of one step are alike by chance
             message = f"episodes repeat earlier ones, as episode {number} does episode {twin}"
-            # Of few values, or one step long, two episodes are alike by chance.
-            minor = len(episode) == 1 or not self._real_obs()
+            minor = not self._real_obs()  # of few values, two episodes are alike by chance
             yield Found("duplicate-episode", "", message, f"episode {number}", 1, minor)
         yield from self._log_prob(number, episode)
         if flatten:

@@ -59,7 +59,7 @@ def evaluate(
     kept = {} if judged.dir is None else _read_result(judged.dir)
     stage = _stage(env, judged, trust_env)
     reference = _reference(stage, judged)
-    notes = [*judged.notes, *stage.notes, *_stopped(kept, judged)]
+    notes = [*judged.notes, *stage.notes, *_told(kept, judged)]
     found: list[SeedEvaluation] = []
     for number, (training_seed, step, policy) in enumerate(judged.policies):
         with threads(1):
@@ -185,14 +185,25 @@ def _reference(stage: _Stage, judged: _Judged) -> Reference | None:
     return None if found is None else require_apart(found)
 
 
-def _stopped(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
-    """Return a note on each seed whose training did not reach its end."""
-    diverged = kept.get("diverged")
+def _told(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
+    """Return notes on seeds whose training did not reach its end, and what training remarked."""
+    diverged, remarks = (kept.get(name) for name in ("diverged", "remarks"))
     told: Mapping[str, Any] = diverged if isinstance(diverged, dict) else {}
-    return [
+    said: Mapping[str, Any] = remarks if isinstance(remarks, dict) else {}
+    notes = [
         f"Training of seed {seed} stopped early, its checkpoint of step {step} acts: {told[key]}"
         for seed, step, _ in judged.policies
         if (key := str(seed)) in told
+    ]
+    behavior = kept.get("behavior")
+    if isinstance(behavior, str) and behavior.startswith("estimated"):
+        notes.append(f"The probabilities of the behavior are {behavior}.")
+    warned = kept.get("warnings")
+    notes += [f"Training warned: {text}" for text in warned] if isinstance(warned, list) else []
+    return notes + [
+        f"Training of seed {seed}: {text}"
+        for seed, _, _ in judged.policies
+        for text in said.get(str(seed), ())
     ]
 
 

@@ -16,7 +16,10 @@ from offrl.plan import Plan, check_fits, resolve
 from offrl.run import SETTINGS
 from offrl.sweeps.file import Judging, SweepFile
 
-OUTCOME = "trial.json"
+
+def outcome_path(run: str | Path) -> Path:
+    """Where the outcome of a trial is: beside its run, which may not even have begun."""
+    return Path(run).with_name(f"{Path(run).name}.json")
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class Trial:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """What trial.json says; nothing where the trial has not ended, or is to be judged anew."""
+        """What its own file says; nothing where it has not ended, or is to be judged anew."""
+        if not self.plan.resumed:
+            return {}  # a file without its run
         try:
-            page = json.loads((self.plan.dir / OUTCOME).read_text("utf-8"))
+            page = json.loads(outcome_path(self.plan.dir).read_text("utf-8"))
         except (OSError, ValueError):
             return {}
         fits = isinstance(page, dict) and page.get("evaluation") == asdict(self.judging)

@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
 from offrl.data.durable import write_file
@@ -22,7 +21,7 @@ from offrl.evaluation.evaluate import evaluate
 from offrl.events import Diverged, Finished
 from offrl.plan import resolve
 from offrl.run import FORMAT
-from offrl.sweeps.trials import OUTCOME
+from offrl.sweeps.trials import outcome_path
 from offrl.training import train
 from offrl.workers import stop_with_parent
 
@@ -30,13 +29,13 @@ from offrl.workers import stop_with_parent
 def perform(request: Mapping[str, Any]) -> dict[str, Any]:
     """Train what `Trial.request` describes, or go on with it, evaluate it, and say what came of it.
 
-    The outcome is in trial.json of the run too. What goes wrong is an outcome and raises nothing.
+    The outcome is in a file beside the run too. What goes wrong is an outcome and raises nothing.
     """
     began = time.perf_counter()
     try:
         found = _trained(request)
         outcome = outcome_of(request, "finished", **found)
-        write_file(Path(request["out"]) / OUTCOME, json.dumps(outcome, indent=2).encode())
+        write_file(outcome_path(request["out"]), json.dumps(outcome, indent=2).encode())
         return outcome
     except OffrlError as error:
         failed = outcome_of(request, "failed", error=f"{error.cause} {error.remedy}".strip())
@@ -50,16 +49,16 @@ def perform(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def outcome_of(request: Mapping[str, Any], status: str, **found: Any) -> dict[str, Any]:
-    """What trial.json holds."""
+    """What the file of a trial holds."""
     return {"format": FORMAT, "status": status, "evaluation": request["evaluation"], **found}
 
 
 def keep(request: Mapping[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
     """Write the outcome of a trial that failed, where the disk allows it, and return it."""
     with suppress(OSError):
-        folder = Path(request["out"])
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / OUTCOME, json.dumps(outcome, indent=2).encode())
+        path = outcome_path(request["out"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(outcome, indent=2).encode())
     return outcome
 
 

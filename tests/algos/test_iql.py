@@ -108,7 +108,7 @@ MU = np.array([[0.2, 0.8], [0.7, 0.3]])
 
 def expectile_of(values: np.ndarray, weights: np.ndarray, expectile: float) -> float:
     """Of a distribution, by its own definition: where the weighted residuals balance."""
-    low, high = values.min(), values.max()
+    low, high = v, _ = values.min(), values.max()
     for _ in range(80):
         v = (low + high) / 2
         share = np.where(values > v, expectile, 1 - expectile)
@@ -118,7 +118,7 @@ def expectile_of(values: np.ndarray, weights: np.ndarray, expectile: float) -> f
 
 def implicit(expectile: float) -> tuple[np.ndarray, np.ndarray]:
     """Q [S, A] and V [S] that IQL's two equations have as their fixed point on CERTAIN."""
-    v = np.zeros(2)
+    q, v = CERTAIN.reward, np.zeros(2)
     for _ in range(60):
         q = CERTAIN.reward + CERTAIN.discount * CERTAIN.transition @ v
         v = np.array([expectile_of(q[s], MU[s], expectile) for s in range(2)])

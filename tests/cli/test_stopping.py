@@ -56,6 +56,19 @@ class TestStopping:
         assert done.stderr.splitlines()[-1] == "try: offrl collect --out me/long-v0 --resume"
         assert "Traceback" not in done.stderr
 
+    def test_collecting_by_code_names_the_words_that_run_it_again(
+        self, number: signal.Signals, status: int, tmp_path: Path
+    ):
+        (tmp_path / "pol.py").write_text("def push(obs):\n    return [0.5]\n")
+        policy = f"{tmp_path / 'pol.py'}:push"
+        words = ["collect", "--env", "Pendulum-v1", "--episodes", "5000", "--policy", policy]
+        words += ["--out", "me/long-v0"]
+        root = Path(os.environ["MINARI_DATASETS_PATH"])
+        done = stopped(number, root / "me" / "long-v0.incomplete" / "*", *words)
+        assert done.returncode == status
+        again = f"try: offrl {' '.join(words)} --resume"
+        assert done.stderr.splitlines()[-1] == again
+
 
 class TestGoingOn:
     @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])

@@ -225,6 +225,17 @@ def doubled(one: Episode) -> Episode:
     )
 
 
+def test_decisions_of_one_step_that_are_alike_are_no_finding() -> None:
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, 4, 60)  # of few users each comes often
+    end, no = np.ones(60, bool), np.zeros(60, bool)
+    obs = np.repeat(users, 2).astype(np.float32)[:, None]  # a decision leads nowhere else
+    prize = (rng.random(60) < 0.5).astype(np.float64)
+    data = Dataset.from_arrays(obs, rng.integers(0, 3, 60), prize, end, no)
+    found = codes(check(data))
+    assert not found & {"duplicate-episode", "last-observation-repeated"}
+
+
 def test_rows_that_were_logged_twice_are_a_warning_where_that_is_a_surprise() -> None:
     one = doubled(episode(6))
     problem = checked([one, episode(4, 1)])["duplicate-row"]
