@@ -155,7 +155,7 @@ def test_columns_are_computed_once_until_a_network_that_they_depend_on_moves():
     assert advantages.columns(moved, trial.table, first=True) is again
     moved, _ = learner.descend("value", advantages.value_loss, batch)
     assert advantages.columns(moved, trial.table, first=True) is not again
-    changed = Learner(modules, at_rate(now.state, 0.1))  # a new state of the same numbers
+    changed = Learner(modules, at_rate(now.state, 0.1, ()))  # a new state of the same numbers
     assert torch.equal(
         advantages.columns(changed, trial.table, first=True)["advantage"], first["advantage"]
     )

@@ -130,7 +130,7 @@ def cases():
 @pytest.mark.parametrize(("name", "space"), cases())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_tape_and_torch_func_give_equal_bits(name: str, space: str, dtype: torch.dtype):
-    trial = Trial(get(name), discrete=space == "discrete", dtype=dtype)
+    trial: Any = Trial(get(name), discrete=space == "discrete", dtype=dtype)
     modules, sampler, now = trial.begin()
     batch = trial.batch(modules, sampler, now)
     for network, loss in (("policy", "policy_loss"), ("value", "value_loss")):
