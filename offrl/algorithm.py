@@ -47,8 +47,22 @@ TRACED = Traced()
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmConfig:
-    """Settings that every algorithm has; scalars only, so a field is one flag and one TOML line."""
+class Configuration:
+    """Settings, scalars only, so that a field is one flag and one TOML line."""
+
+    def __post_init__(self) -> None:
+        for name, (holds, range_) in self.rules().items():
+            if not holds:
+                raise ConfigError(f"'{name}' must be {range_}, not {getattr(self, name)}.")
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        """Name -> whether the value may be, and what may be; subclasses add theirs to these."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig(Configuration):
+    """Settings that every algorithm has."""
 
     discount: Annotated[float, "Weight of the next step's value.", Peers("gamma")] = 0.99
     lr: Annotated[
@@ -66,13 +80,7 @@ class AlgorithmConfig:
         bool, "Scale observations by the training data's mean and std.", Peers("normalize")
     ] = True
 
-    def __post_init__(self) -> None:
-        for name, (holds, range_) in self.rules().items():
-            if not holds:
-                raise ConfigError(f"'{name}' must be {range_}, not {getattr(self, name)}.")
-
     def rules(self) -> dict[str, tuple[bool, str]]:
-        """Name -> whether the value may be, and what may be; subclasses add theirs to these."""
         return {
             "discount": (0 <= self.discount <= 1, "from 0 to 1"),
             "lr": (0 < self.lr < float("inf"), "above 0 and finite"),
@@ -153,7 +161,7 @@ class Field:
     traced: bool = False
 
 
-def fields_of(config: type[AlgorithmConfig]) -> list[Field]:
+def fields_of(config: type[Configuration]) -> list[Field]:
     """The settings of a configuration class, in order of declaration, its own before the shared."""
     hints = type_hints(config, include_extras=True)
     found = [_field(f.name, hints[f.name], f.default) for f in fields(config)]
@@ -177,7 +185,8 @@ def _field(name: str, hint: Any, default: Any) -> Field:
     return Field(name, kind, default, text, peers.names, peers.conversion, choices, traced)
 
 
-C = TypeVar("C", bound=AlgorithmConfig)
+C = TypeVar("C", bound=Configuration)
+A = TypeVar("A", bound=AlgorithmConfig)
 
 
 def configure(config: type[C], settings: dict[str, Any], also: Iterable[str] = ()) -> C:
@@ -194,7 +203,7 @@ def configure(config: type[C], settings: dict[str, Any], also: Iterable[str] = (
     return config(**values)
 
 
-def unknown_setting(name: str, config: type[AlgorithmConfig], also: Iterable[str] = ()) -> str:
+def unknown_setting(name: str, config: type[Configuration], also: Iterable[str] = ()) -> str:
     """What to type instead of `name`: our name of a peer's setting, or the nearest of ours.
 
     `also` names settings that are set beside the algorithm's own.
@@ -234,7 +243,7 @@ def _described(field: Field) -> str:
     return f"one of {', '.join(field.choices)}" if field.choices else words[field.type]
 
 
-class Algorithm(ABC, Generic[C]):
+class Algorithm(ABC, Generic[A]):
     """Losses over named networks. Subclasses are final: `Config`, `networks` and `update`, no more
     than that is required, and nothing is inherited from another algorithm."""
 
@@ -243,10 +252,11 @@ class Algorithm(ABC, Generic[C]):
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
     targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
     reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
+    acts: ClassVar[bool] = False  # it can learn while it acts, from single transitions
     judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 
-    def __init__(self, config: C, spec: Spec, policy: nn.Module | None = None) -> None:
+    def __init__(self, config: A, spec: Spec, policy: nn.Module | None = None) -> None:
         """`policy` is the one to judge; an algorithm that judges has a setting `policy` too, which
         names the run that it is taken from."""
         self.config, self.spec, self.policy = config, spec, policy
@@ -286,7 +296,7 @@ class Algorithm(ABC, Generic[C]):
         """The fewest steps after which the policy has learned anything."""
         return 1
 
-    def shortened(self, steps: int) -> C:
+    def shortened(self, steps: int) -> A:
         """The settings made to fit a run of fewer than `least_steps`, where they can be."""
         return self.config
 
@@ -333,15 +343,26 @@ def start(
     algorithm: Algorithm[Any], table: Table, seed: int, precision: str = "fp32"
 ) -> tuple[dict[str, nn.Module], State]:
     """Modules and the initial state of one seed, with statistics of `table` in the buffers."""
+    found = statistics(table, algorithm.config)
+    return begin(algorithm, found, table.observations, seed, precision)
+
+
+def begin(
+    algorithm: Algorithm[Any],
+    statistics: dict[str, Tensor],
+    like: Tensor,
+    seed: int,
+    precision: str = "fp32",
+) -> tuple[dict[str, nn.Module], State]:
+    """Modules and the initial state of one seed, on the device and of the type of `like`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 0, 2))
         modules = algorithm.networks()
-    like = table.observations
     modules = {name: m.to(like.device, like.dtype) for name, m in modules.items()}
     # A policy that is judged keeps the statistics of the data that it learned from.
     learning = [name for name in modules if not (algorithm.judges and name == "policy")]
     set_precision([modules[name] for name in learning], precision)
-    fit_statistics([modules[n] for n in learning], statistics(table, algorithm.config))
+    fit_statistics([modules[name] for name in learning], statistics)
     rates = {name: float(algorithm.config.lr) for name in learning} | algorithm.rates()
     scalars = traced_settings(algorithm.config) | algorithm.scalars()
     return modules, initial_state(modules, algorithm.targets, rates, scalars)

@@ -80,6 +80,12 @@ def restore(template: Any, tensors: dict[str, Tensor], prefix: str = "") -> Any:
     }
 
 
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The flat tensors whose names begin with prefix/, without it."""
+    start = f"{prefix}/"
+    return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+
+
 def save(seed_folder: Path, step: int, trees: dict[str, State], page: dict[str, Any]) -> Path:
     """Write checkpoint `step`, whole or not at all; an older one of that step is replaced.
 

@@ -13,24 +13,24 @@ class MetricsFile:
     """metrics.csv of one seed: a row a logged step, a column a metric, blank where there is none.
 
     A metric that appears late gets its column; rows after `up_to` are cut off when a run resumes,
-    so the file equals that of a run that was never stopped.
+    so the file equals that of a run that was never stopped. `key` is the column that rises.
     """
 
-    def __init__(self, path: Path, up_to: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, up_to: int, key: str = "step") -> None:
+        self.path, self._key = path, key
         self._rows: list[dict[str, str]] = []
-        self._columns = ["step"]
-        for row in _rows(path, up_to):
+        self._columns = [key]
+        for row in _rows(path, up_to, key):
             self._rows.append(row)
             self._columns += [k for k in row if k not in self._columns]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite()
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Add a row, or values to the row of the same step."""
-        row = {"step": str(step), **{name: repr(value) for name, value in values.items()}}
+        """Add a row, or values to the row of the same `step`, which the key column holds."""
+        row = {self._key: str(step), **{name: repr(value) for name, value in values.items()}}
         new = [name for name in row if name not in self._columns]
-        again = bool(self._rows) and self._rows[-1]["step"] == row["step"]
+        again = bool(self._rows) and self._rows[-1][self._key] == row[self._key]
         self._columns += new
         if again:
             self._rows[-1] |= row
@@ -60,13 +60,13 @@ def read_metrics(path: Path, up_to: int) -> Iterator[tuple[int, dict[str, float]
         yield int(row["step"]), {name: float(row[name]) for name in row if name != "step"}
 
 
-def _rows(path: Path, up_to: int) -> Iterator[dict[str, str]]:
+def _rows(path: Path, up_to: int, key: str = "step") -> Iterator[dict[str, str]]:
     if not path.exists():
         return
     last = -1  # steps rise, so a row cut short by a full disk is not taken for another
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            step = row.get("step") or ""
+            step = row.get(key) or ""
             if step.isdigit() and last < int(step) <= up_to:
                 last = int(step)
                 yield {k: v for k, v in row.items() if k and v}

@@ -72,7 +72,7 @@ def resolve(
     `out` stand, and only the same may be given again. `together` runs will share one update.
     Raises ConfigError for what makes no sense, NotFoundError for what does not exist.
     """
-    folder, old = _target(out, resume)
+    folder, old = target(out, resume)
     given = {k: v for k, v in given.items() if v is not None}
     if algo is not None:
         given["algo"] = algo
@@ -162,7 +162,7 @@ def resolve(
         ]
         # The user's file may be typed by another path now; that is the one to open again.
         run = replace(old, settings=replace(old.settings, algo=settings.algo))
-    where = folder or _default_folder(algorithm.name, data.id)
+    where = folder or default_folder(algorithm.name, data.id)
     resumed = old is not None
     return Plan(run, data, algorithm, config, where, tuple(notes), resumed, reopens, policy)
 
@@ -226,7 +226,7 @@ def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:
         )
 
 
-def _target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:
+def target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:
     if out is None:
         if resume:
             raise ConfigError("Nothing says which run to resume.", "Give --out RUN --resume.")
@@ -271,9 +271,9 @@ def _resolved(settings: Settings, dataset: Dataset, together: int) -> tuple[Sett
     if holdout is None:
         enough = round(DEFAULT_HOLDOUT * dataset.n_episodes) > 0
         holdout = DEFAULT_HOLDOUT if env_missing is not None and enough else 0.0
-    device = _device(settings.device)
+    device = device_of(settings.device)
     steps = settings.steps * len(settings.seeds) * together
-    compiled, notes = _compiles(settings.compile, steps, device)
+    compiled, notes = compiles(settings.compile, steps, device)
     return replace(
         settings,
         holdout=holdout,
@@ -297,7 +297,7 @@ def _no_environment(settings: Settings, dataset: Dataset) -> OffrlError | None:
     return None
 
 
-def _compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
+def compiles(wish: str, steps: int, device: str) -> tuple[bool, list[str]]:
     if wish == "off" or (wish == "auto" and steps < COMPILE_FROM):
         return False, []
     if fault := _compile_fault(device):
@@ -322,7 +322,7 @@ def _compile_fault(device: str) -> str | None:
     return None
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -356,7 +356,7 @@ def _recipe_tables(dataset: Dataset) -> dict[str, dict[str, Any]]:
     return {name: table for name, table in found.items() if isinstance(table, dict)}
 
 
-def _default_folder(algorithm: str, dataset: str) -> Path:
+def default_folder(algorithm: str, dataset: str) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     parent = Path("runs") / algorithm / dataset.strip("/").replace(":", "_")
     if inside := next((p for p in parent.parents if (p / "run.toml").exists()), None):

@@ -96,6 +96,9 @@ class Run:
     env: str | None  # the dataset's registered environment
     versions: dict[str, str]
     source_sha256: str | None = None  # of a user's algorithm file
+    online: dict[str, Any] | None = None  # how it acts and learns, where it does
+    env_steps: int | None = None  # steps in the environment `env`
+    parent: str | None = None  # the run that it goes on from
     policy_sha256: str | None = None  # of the weights of a policy that the run judges
 
     def to_toml(self) -> str:
@@ -110,14 +113,18 @@ class Run:
             "env": self.env,
             "versions": self.versions,
             "source_sha256": self.source_sha256,
+            "env_steps": self.env_steps,
+            "parent": self.parent,
             "policy_sha256": self.policy_sha256,
         }
         resolved = {k: v for k, v in facts.items() if v is not None}
+        online = {} if self.online is None else {"online": self.online}
         return tomli_w.dumps(
             {
                 "format": FORMAT,
                 **settings,
                 self.algorithm: self.config,
+                **online,
                 "resolved": resolved,
             }
         )
@@ -166,6 +173,9 @@ def read_run(path: Path) -> Run:
             env=resolved.get("env"),
             versions=resolved["versions"],
             source_sha256=resolved.get("source_sha256"),
+            online=table.get("online"),
+            env_steps=resolved.get("env_steps"),
+            parent=resolved.get("parent"),
             policy_sha256=resolved.get("policy_sha256"),
         )
     except (KeyError, TypeError) as error:
@@ -213,7 +223,7 @@ def refuse_unread(
 
     A table may be that of another algorithm, so that one file serves several.
     """
-    tables = {algorithm, *algorithms, "resolved"}
+    tables = {algorithm, *algorithms, "online", "resolved"}
     for key, value in file.items():
         table = isinstance(value, dict)
         if key not in (tables if table else SETTINGS | {"format"}):

@@ -50,16 +50,20 @@ class Sampler:
 
     def noise(self, step: int) -> dict[str, Tensor]:
         """The standard normal draws that the algorithm declared."""
-        if not self.draws:
-            return {}
-        generator = torch.Generator().manual_seed(mix(self.seed, step, 1))
-        like = self.table.reward
-        return {
-            name: torch.randn(self.batch_size, *shape, generator=generator, dtype=like.dtype).to(
-                like.device
-            )
-            for name, shape in sorted(self.draws.items())
-        }
+        return noise_of(self.draws, self.seed, step, self.batch_size, self.table.reward)
 
     def __getitem__(self, step: int) -> Batch:
         return self.table.gather(self.index(step), self.columns, self.noise(step))
+
+
+def noise_of(
+    draws: Mapping[str, tuple[int, ...]], seed: int, step: int, rows: int, like: Tensor
+) -> dict[str, Tensor]:
+    """Standard normal draws by name, [rows, *shape], a pure function of (seed, step)."""
+    if not draws:
+        return {}
+    generator = torch.Generator().manual_seed(mix(seed, step, 1))
+    return {
+        name: torch.randn(rows, *shape, generator=generator, dtype=like.dtype).to(like.device)
+        for name, shape in sorted(draws.items())
+    }

@@ -37,7 +37,7 @@ from offrl.nn import set_precision
 from offrl.outcome import Outcome
 from offrl.plan import Plan, resolve
 from offrl.policy import Policy, threads
-from offrl.run import FORMAT, read_toml
+from offrl.run import FORMAT, Run, read_toml
 from offrl.sampler import Sampler
 from offrl.workers import Job, how_many, spread, work
 
@@ -131,7 +131,7 @@ def train_together(plans: Sequence[Plan]) -> Generator[tuple[Plan, Event]]:
     with ExitStack() as locks:
         for plan in plans:
             locks.enter_context(locked(plan.dir))
-            _write_run(plan)
+            write_run(plan.run, plan.dir, plan.resumed)
         jobs = [(plan, seed) for plan in plans for seed in plan.run.settings.seeds]
         n = how_many(*plans)
         shares = [jobs[k::n] for k in range(n)]  # each is taken in turn by one process
@@ -349,14 +349,15 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _write_run(plan: Plan) -> None:
-    if plan.resumed:
+def write_run(run: Run, folder: Path, resumed: bool) -> None:
+    """Write run.toml, and a copy of the user's algorithm, into a folder that has none yet."""
+    if resumed:
         return
-    if (plan.dir / "run.toml").exists():  # another run took the folder since it was looked at
-        raise ConfigError(f"The folder {plan.dir} is occupied.", "Give another --out.")
-    if source := source_of(plan.run.settings.algo):
-        shutil.copyfile(source, plan.dir / "algorithm.py")
-    write_file(plan.dir / "run.toml", plan.run.to_toml().encode())
+    if (folder / "run.toml").exists():  # another run took the folder since it was looked at
+        raise ConfigError(f"The folder {folder} is occupied.", "Give another --out.")
+    if source := source_of(run.settings.algo):
+        shutil.copyfile(source, folder / "algorithm.py")
+    write_file(folder / "run.toml", run.to_toml().encode())
 
 
 if __name__ == "__main__":

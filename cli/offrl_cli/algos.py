@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         for entry in found:
             entry["fits"] = kind in entry["actions"]
         rows = [(e["name"], bool(e["fits"]), e["summary"]) for e in found]
-        best = next((str(e["name"]) for e in reversed(found) if e["fits"]), "NAME")
+        best = next((str(e["name"]) for e in found if e["fits"]), "NAME")
         return Answer(
             {"algorithms": found, "dataset": data.id},
             [f"{data.id} has {kind} actions", Rows(("name", "fits", "what it does"), rows)],

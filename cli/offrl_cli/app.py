@@ -10,7 +10,18 @@ from typing import TextIO
 
 import typer
 
-from offrl_cli import algebra, algos, collect, demo, doctor, evaluate, foreign, sweep, train
+from offrl_cli import (
+    algebra,
+    algos,
+    collect,
+    demo,
+    doctor,
+    evaluate,
+    finetune,
+    foreign,
+    sweep,
+    train,
+)
 from offrl_cli.commands import Group, new_app, top
 from offrl_cli.failing import FAILED, explain
 from offrl_cli.output import note, reader_left
@@ -25,7 +36,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, evaluate, sweep):
+for module in (algos, train, finetune, evaluate, sweep):
     module.register(app)
 
 

@@ -25,7 +25,8 @@ PEERS = {
         "-n --n-timesteps --max-timesteps --total-timesteps --timesteps --num-steps --n-steps"
         " --gradient-steps --num-train-steps --n-updates --max-steps --iterations --epochs"
     ),
-    "--eval-env": "--env --env-id --env-name --environment",
+    "--env": "--env-id --env-name --environment",
+    "--env-steps": "--total-env-steps --online-steps --env-timesteps",
     "--out": (
         "--log-folder --log-dir --logdir --output --output-dir --save-dir --save-path --exp-name"
         " --run-name -o"
@@ -57,8 +58,7 @@ CONVERSIONS = {
     "--amp": "--precision bf16",
     "--bf16": "--precision bf16",
     "--fp16": "--precision bf16",
-    "--env": "--eval-env for where to evaluate; what is learned from is --dataset",
-    "--env-id": "--eval-env for where to evaluate; what is learned from is --dataset",
+    "--env-id": "--eval-env for where to evaluate, --env for where to act and learn",
     "--resume-from": "--out RUN --resume",
     "--load": "--out RUN --resume",
     "--load-model": "--out RUN --resume",
@@ -67,8 +67,10 @@ CONVERSIONS = {
 
 
 GIVEN = "offrl.hyperparameters"  # where the context holds them
+ONLINE = "offrl.online"  # where it holds the settings of acting
 GRID_PAGE = "grid.toml"  # what a grid's folder holds in place of a run.toml
 PREFIX = "hyperparameter_"  # apart from the names of train's own parameters
+ONLINE_PREFIX = "online_"
 RENAMED = {peer: CONVERSIONS.get(peer, ours) for ours in PEERS for peer in PEERS[ours].split()}
 
 
@@ -77,28 +79,58 @@ class TrainCommand(Command):
 
     _peers: Mapping[str, str] = MappingProxyType({})
     _names: Mapping[str, str] = MappingProxyType({})
+    _acting: Mapping[str, str] = MappingProxyType({})
 
     def renamed(self) -> Mapping[str, str]:
         return {**RENAMED, **self._peers}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        algorithm = named_algorithm(args)
+        algorithm = self.named(args)
+        if self.acts(args):
+            self._add_acting()
         if algorithm is None and not {"-h", "--help"} & set(args):
-            raise _no_algorithm(args)
+            raise self.unnamed(args)
         typed = value_of("--algo", args)
         if algorithm is not None and (algorithm == typed or not is_code(algorithm)):
             fields = fields_of(algorithm)
             _refuse_taken(algorithm, fields, [opt for p in self.params for opt in p.opts])
-            self._peers = peers_of(fields)
+            self._peers = {**self._peers, **peers_of(fields)}
             self._names = {f"{PREFIX}{field.name}": field.name for field in fields}
-            self.params = [*self.params, *options(algorithm, fields)]
+            self.params = [*self.params, *options(f"Hyper-parameters of {algorithm}", fields)]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Hand the hyper-parameters that were given over to the command in its context."""
         given = {name: ctx.params.pop(key) for key, name in self._names.items()}
         ctx.meta[GIVEN] = {name: value for name, value in given.items() if value is not None}
+        acting = {name: ctx.params.pop(key) for key, name in self._acting.items()}
+        kept = {name: value for name, value in acting.items() if value is not None}
+        ctx.meta[ONLINE] = kept if self._acting else None  # None where a run does not act
         return super().invoke(ctx)
+
+    def named(self, args: Sequence[str]) -> str | None:
+        """Return the algorithm that the arguments name."""
+        return named_algorithm(args)
+
+    def unnamed(self, args: Sequence[str]) -> OffrlError:
+        """Return what to say where no algorithm is named."""
+        return _no_algorithm(args)
+
+    def acts(self, args: Sequence[str]) -> bool:
+        """Tell whether the arguments are of a run that acts while it learns."""
+        return value_of("--env", args) is not None or any(
+            file.is_file() and "online" in _table(file) for file in _files(args)
+        )
+
+    def _add_acting(self) -> None:
+        from offrl.algorithm import fields_of as fields
+        from offrl.online.schedule import OnlineConfig
+
+        taken = {opt for p in self.params for opt in p.opts}
+        found = [field for field in fields(OnlineConfig) if flag(field) not in taken]
+        self._peers = {**peers_of(found), **self._peers}
+        self._acting = {f"{ONLINE_PREFIX}{field.name}": field.name for field in found}
+        self.params = [*self.params, *options("Acting", found, ONLINE_PREFIX)]
 
 
 def named_algorithm(args: Sequence[str]) -> str | None:
@@ -196,21 +228,21 @@ def flag(field: "Field") -> str:
     return f"--{field.name.replace('_', '-')}"
 
 
-def options(algorithm: str, fields: "Sequence[Field]") -> list[Any]:
-    """Return one command-line option per hyper-parameter, None where it is not given."""
+def options(title: str, fields: "Sequence[Field]", prefix: str = PREFIX) -> list[Any]:
+    """Return one command-line option per field, None where it is not given."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
     def holder(**given: object) -> None:
         """Hold the parameters; Typer makes options of a signature only."""
 
-    parameters = [_parameter(algorithm, field) for field in fields]
+    parameters = [_parameter(title, field, prefix) for field in fields]
     holder.__dict__["__signature__"] = inspect.Signature(parameters)
     holder.__annotations__ = {p.name: p.annotation for p in parameters}
     app.command(add_help_option=False)(holder)
     return list(typer.main.get_command(app).params)
 
 
-def _parameter(algorithm: str, field: "Field") -> inspect.Parameter:
+def _parameter(title: str, field: "Field", prefix: str) -> inspect.Parameter:
     parser, metavar = _kind(field)
     default = str(field.default).lower() if field.type is bool else field.default
     option = typer.Option(
@@ -219,10 +251,10 @@ def _parameter(algorithm: str, field: "Field") -> inspect.Parameter:
         metavar=metavar,
         parser=parser,
         show_default=False,
-        rich_help_panel=f"Hyper-parameters of {algorithm}",
+        rich_help_panel=title,
     )
     return inspect.Parameter(
-        f"{PREFIX}{field.name}",
+        f"{prefix}{field.name}",
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[Any, option],

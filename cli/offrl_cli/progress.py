@@ -132,7 +132,9 @@ class Training:
         elif isinstance(event, Evaluated):
             mean = number(event.evaluation["return_mean"])
             bounds = interval(event.evaluation["return_ci"])
-            self._line(f"{who}, step {event.step}: return {mean} {bounds}")
+            lived = event.evaluation.get("env_step")
+            at = f"step {event.step}" if lived is None else f"env_step {lived}"
+            self._line(f"{who}, {at}: return {mean} {bounds}")
         elif isinstance(event, Warned):
             self._line(f"{point} warning: {event.message}".strip())
         elif isinstance(event, Diverged):

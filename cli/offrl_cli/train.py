@@ -7,7 +7,8 @@ import typer
 
 from offrl.errors import ConfigError, NumericsError
 from offrl_cli.commands import command
-from offrl_cli.flags import GIVEN, GRID_PAGE, TrainCommand, is_code
+from offrl_cli.finetune import act
+from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
 from offrl_cli.grid import train_grid
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 ALGO = "Name of an algorithm (offrl algos lists them), or your own: FILE.py:CLASS."
 DATASET = "The dataset to learn from: its id or path."
+ENV = "Learn by acting in this environment, from scratch, in place of --dataset."
+ENV_STEPS = "Steps to take in --env, for each seed."
 STEPS = "Gradient steps [default: 100000]."
 SEED = "One seed."
 SEEDS = "Several seeds: 0-7, or 0,3,5."
@@ -48,6 +51,10 @@ def register(app: typer.Typer) -> None:
         context: typer.Context,
         algo: Annotated[str | None, typer.Option(metavar="NAME", help=ALGO)] = None,
         dataset: Annotated[str | None, typer.Option(metavar="REF", help=DATASET)] = None,
+        env: Annotated[str | None, typer.Option(metavar="ENV", help=ENV)] = None,
+        env_steps: Annotated[
+            int | None, typer.Option(metavar="N", parser=positive, help=ENV_STEPS)
+        ] = None,
         steps: Annotated[int | None, typer.Option(metavar="N", parser=positive, help=STEPS)] = None,
         seed: Annotated[int | None, typer.Option(metavar="S", parser=natural, help=SEED)] = None,
         seeds: Annotated[str | None, typer.Option(metavar="0-7", help=SEEDS)] = None,
@@ -89,7 +96,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
-        """Train an algorithm on a dataset.
+        """Train an algorithm on a dataset, or in an environment.
 
         offrl train --algo NAME --help also lists the hyper-parameters of NAME.
         """
@@ -97,29 +104,51 @@ def register(app: typer.Typer) -> None:
 
         if seed is not None and seeds is not None:
             raise ConfigError("--seed and --seeds are both given.", "Give one of them.")
-        given: dict[str, Any] = {
+        shared: dict[str, Any] = {
             "out": out,
             "resume": resume,
             "config_file": config,
             "hyperparameters": context.meta[GIVEN],
-            "steps": steps,
             "seeds": seeds_of(seeds) if seeds is not None else None if seed is None else (seed,),
-            "holdout": holdout,
-            "eval_env": eval_env,
-            "eval_every": eval_every,
-            "eval_episodes": eval_episodes,
             "device": device,
             "compile": compile,
             "precision": precision,
             "threads": threads,
-            "save_every": save_every,
+        }
+        every = {
+            "eval_every": eval_every,
+            "eval_episodes": eval_episodes,
             "log_every": log_every,
+            "save_every": save_every,
+        }
+        of_log = {
+            "steps": steps,
+            "holdout": holdout,
+            "eval_env": eval_env,
             "allow_nonfinite": allow_nonfinite,
             "clip_actions": clip_actions or None,
         }
+        online = context.meta[ONLINE]
+        if online is not None:
+            _refuse(**of_log, dataset=dataset, grid=grid or None)
+            online |= {name: value for name, value in every.items() if value is not None}
+            return act(algo, env, env_steps, online=online, **shared)
+        if env_steps is not None:
+            raise ConfigError("--env-steps needs an environment.", "Give --env ENV.")
+        given: dict[str, Any] = shared | every | of_log
         if grid or (resume and out is not None and (out / GRID_PAGE).is_file()):
             return train_grid(algo, dataset, grid or [], given)
         return _work(training.resolve(algo, dataset, **given))
+
+
+def _refuse(**of_log: Any) -> None:
+    """Raise for options of learning from a log that were given to a run that acts."""
+    for name, value in of_log.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for learning from a log; with --env a run acts.",
+                "Give --dataset or --env, or let a run's policy act: offrl finetune RUN",
+            )
 
 
 def _work(plan: "Plan") -> Answer:

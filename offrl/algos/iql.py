@@ -65,6 +65,7 @@ class IQL(Algorithm[IQLConfig]):
 
     name = "iql"
     summary = "Imitate the logged actions that beat a learned value (implicit Q-learning)."
+    acts = True
     targets = ("critic",)
     Config = IQLConfig
 

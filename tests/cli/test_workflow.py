@@ -48,7 +48,7 @@ class TestFromDataToScore:
         assert checked.status == 0
         assert "sound" in checked.out
         fitting = type_(*words(checked.next))
-        assert fitting.next == f"offrl train --algo bc --dataset {pendulum}"
+        assert fitting.next == f"offrl train --algo awr --dataset {pendulum}"
         trained = type_(*words(fitting.next), "--steps", 20, *SMALL)
         assert trained.status == 0
         judged = type_(*words(trained.next), "--episodes", 2)

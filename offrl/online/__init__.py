@@ -1,0 +1,1 @@
+"""Online training: a policy that acts, remembers, and goes on learning."""

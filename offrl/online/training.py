@@ -1,0 +1,286 @@
+"""Training by acting: every seed of an online run, its files, and what came of it."""
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+from torch import nn
+
+from offrl import checkpoint as checkpoints
+from offrl.algorithm import Algorithm, begin
+from offrl.checkpoint import TrainedRun
+from offrl.data.durable import write_file
+from offrl.environments import make_env
+from offrl.errors import CorruptDataError, NumericsError, OffrlError
+from offrl.evaluation.evaluate import evaluate
+from offrl.evaluation.references import lookup
+from offrl.events import Diverged, Evaluated, Event, Finished, Started, Trained
+from offrl.learner import Progress, State, Update, make_update
+from offrl.logs import MetricsFile, TensorBoard
+from offrl.online.loop import Loop
+from offrl.online.outcome import Curve, outcome
+from offrl.online.plan import OnlinePlan, logged_table, resolve
+from offrl.online.replay import Replay
+from offrl.online.worlds import Worlds
+from offrl.policy import Policy, threads
+from offrl.run import FORMAT, read_toml
+from offrl.training import locked, write_run
+
+
+def finetune(
+    run: str | Path,
+    env: str,
+    env_steps: int,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    **settings: Any,
+) -> TrainedRun:
+    """Let the policy of a run act and go on learning; the same as `offrl finetune`.
+
+    `settings` are those of `online.plan.resolve`: out, resume, seeds, device, compile, precision,
+    threads, and the tables `hyperparameters` and `online`. Raises ConfigError before anything is
+    written, NumericsError after the other seeds are done where one has diverged.
+    """
+    return _run(resolve(env=env, env_steps=env_steps, run=run, **settings), on_event)
+
+
+def fit_online(
+    algo: str,
+    env: str,
+    env_steps: int,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    **settings: Any,
+) -> TrainedRun:
+    """Train `algo` from scratch by acting; the same as `offrl train --env`. As `finetune` else."""
+    return _run(resolve(algo, env, env_steps, **settings), on_event)
+
+
+def _run(plan: OnlinePlan, on_event: Callable[[Event], None] | None) -> TrainedRun:
+    diverged: list[str] = []
+    with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
+        for event in events:
+            if on_event:
+                on_event(event)
+            if isinstance(event, Diverged):
+                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+    if diverged:
+        raise NumericsError(" ".join(diverged), f"What was good of each is kept in {plan.dir}.")
+    return TrainedRun(plan.dir, plan.run, plan.run.settings.seeds)
+
+
+def train(plan: OnlinePlan) -> Generator[Event]:
+    """Train every seed of an online run, one after the other, yielding events as they happen."""
+    with locked(plan.dir):
+        write_run(plan.run, plan.dir, plan.resumed)
+        seconds: dict[int, float] = {}
+        diverged: dict[int, str] = {}
+        with closing(_seeds(plan, plan.run.settings.seeds)) as events:
+            for event in events:
+                if isinstance(event, Finished):
+                    seconds[event.seed] = event.seconds
+                if isinstance(event, Diverged):
+                    diverged[event.seed] = event.message
+                yield event
+        _write_result(plan, seconds, diverged)
+
+
+def _seeds(plan: OnlinePlan, seeds: Iterable[int]) -> Generator[Event]:
+    algorithm, settings = plan.algorithm(plan.config, plan.spec), plan.run.settings
+    update, notes = None, plan.notes
+    for seed in seeds:
+        with locked(plan.dir / f"seed_{seed}"), threads(settings.threads):
+            modules, state = _start(plan, algorithm, seed)
+            if update is None:  # one compiled graph serves every seed
+                update = make_update(algorithm, modules, compiled=settings.compile == "on")
+            yield from _seed(plan, algorithm, seed, modules, state, update, notes)
+            notes = ()
+
+
+def _start(
+    plan: OnlinePlan, algorithm: Algorithm[Any], seed: int
+) -> tuple[dict[str, nn.Module], State]:
+    device, precision = plan.run.settings.device, plan.run.settings.precision
+    bounds: dict[str, torch.Tensor] = {}
+    if not plan.spec.discrete:
+        low, high = plan.spec.action_low, plan.spec.action_high
+        bounds = {"action_low": torch.as_tensor(low), "action_high": torch.as_tensor(high)}
+    like = torch.zeros(0, device=device)
+    modules, state = begin(algorithm, bounds, like, seed, precision)
+    if plan.parent is None:
+        return modules, state
+    found = plan.parent.checkpoint(seed).tensors
+    old = checkpoints.restore({"state": state}, found)["state"]
+    own = algorithm.scalars()
+    adam = state["adam"] if plan.online.reset_optimizer else _adam(old["adam"], state["adam"])
+    return modules, {
+        **old,
+        "adam": adam,
+        "scalars": {k: old["scalars"][k] if k in own else v for k, v in state["scalars"].items()},
+    }
+
+
+def _adam(old: State, new: State) -> State:
+    """The averages of the offline run with the learning rates of this one."""
+    return {name: {**moments, "lr": new[name]["lr"]} for name, moments in old.items()}
+
+
+def _seed(
+    plan: OnlinePlan,
+    algorithm: Algorithm[Any],
+    seed: int,
+    modules: dict[str, nn.Module],
+    state: State,
+    update: Update,
+    notes: tuple[str, ...],
+) -> Generator[Event]:
+    folder, device = plan.dir / f"seed_{seed}", plan.run.settings.device
+    worlds = Worlds(lambda: make_env(plan.env), plan.spec, plan.online.n_envs, seed)
+
+    def tried(network: nn.Module) -> dict[str, Any]:
+        policy = Policy(plan.spec, network, device)
+        episodes = plan.online.eval_episodes
+        return evaluate(policy, plan.env, episodes=episodes, seed=seed).to_dict()
+
+    loop = Loop(
+        algorithm=algorithm,
+        modules=modules,
+        spec=plan.spec,
+        online=plan.online,
+        env_steps=plan.env_steps,
+        seed=seed,
+        folder=folder,
+        update=update,
+        worlds=worlds,
+        replay=Replay(plan.spec, plan.online.replay_size, device),
+        logged=logged_table(plan),
+        evaluate=tried,
+        now=Progress(0, state, state, {}),
+    )
+    try:
+        told = _resume(loop) if plan.resumed else []
+        yield Started(seed, loop.now.step, (*notes, *told))
+        verdict = folder / "diverged.toml"
+        if verdict.exists():
+            yield Diverged(seed, loop.now.step, str(read_toml(verdict)["message"]))
+            return
+        if loop.env_step >= plan.env_steps:
+            yield Finished(seed, loop.now.step, loop.seconds)
+            return
+        yield from _written(loop, verdict)
+    finally:
+        worlds.close()
+
+
+def _resume(loop: Loop) -> list[str]:
+    """Take up what the newest checkpoint holds; sentences where that is not exact."""
+    found = checkpoints.newest(loop.folder)
+    if found is None:
+        return []
+    state = checkpoints.restore({"state": loop.now.state}, found.tensors)["state"]
+    loop.now = Progress(found.step, state, state, {})
+    try:
+        loop.replay.restore(checkpoints.under("replay", found.tensors))
+        fault = loop.worlds.restore(checkpoints.under("worlds", found.tensors))
+        loop.env_step = loop.saved_at = int(found.page["env_step"])
+        loop.logged_at, loop.tried_at = found.page["logged_at"], found.page["tried_at"]
+        loop.seconds = float(found.page["seconds"])
+        loop.returns, loop.lengths = list(found.page["returns"]), list(found.page["lengths"])
+    except KeyError as error:
+        raise CorruptDataError(
+            f"The checkpoint of step {found.step} in {loop.folder} lacks {error}.",
+            "Train again into a new folder.",
+        ) from error
+    return [] if fault is None else [fault]
+
+
+def _written(loop: Loop, verdict: Path) -> Generator[Event]:
+    """The loop's events, each written where it belongs."""
+    metrics = MetricsFile(loop.folder / "metrics.csv", up_to=loop.env_step, key="env_step")
+    board = TensorBoard(loop.folder, loop.env_step)
+    loop.began = time.perf_counter() - loop.seconds
+    try:
+        with closing(loop.events()) as events:
+            for event in events:
+                if isinstance(event, Trained | Evaluated):
+                    values = _values(event)
+                    metrics.append(loop.env_step, values)
+                    board.append(loop.env_step, values)
+                if isinstance(event, Diverged):
+                    page = {"format": FORMAT, "step": event.step, "message": event.message}
+                    write_file(verdict, tomli_w.dumps(page).encode())
+                yield event
+    except OSError as error:
+        raise OffrlError(
+            f"{loop.folder} cannot be written: {error.strerror or error}.",
+            "Make room or mend the permissions, then go on with --resume.",
+        ) from error
+    finally:
+        board.close()
+    if not verdict.exists():
+        yield Finished(loop.seed, loop.now.step, time.perf_counter() - loop.began)
+
+
+def _values(event: Trained | Evaluated) -> dict[str, float]:
+    if isinstance(event, Trained):
+        found = {k: v for k, v in event.metrics.items() if k != "env_step"}
+    else:
+        found = {"eval/return_mean": float(event.evaluation["return_mean"])}
+    return {"step": event.step, **found}
+
+
+def _write_result(plan: OnlinePlan, seconds: dict[int, float], diverged: dict[int, str]) -> None:
+    settings, path = plan.run.settings, plan.dir / "result.json"
+    reference = lookup(env_id=plan.env)
+    found: dict[str, dict[str, Any]] = {}
+    for seed in settings.seeds:
+        curve = Curve.read(plan.dir / f"seed_{seed}" / "metrics.csv")
+        if curve.returns:
+            found[str(seed)] = outcome(curve, reference)
+
+    def over_seeds(key: str) -> float | None:
+        values = [seed[key] for seed in found.values()]
+        return None if not values or None in values else float(np.mean(values))
+
+    old = result_of(plan.dir)
+    result = {
+        "format": FORMAT,
+        "run": str(plan.dir),
+        "parent": plan.run.parent,
+        "algo": settings.algo,
+        "dataset": settings.dataset,
+        "env": plan.env,
+        "env_steps": plan.env_steps,
+        "steps": settings.steps,
+        "seeds": list(settings.seeds),
+        "checkpoint": "last",
+        "before": over_seeds("before"),
+        "after": over_seeds("after"),
+        "dip": over_seeds("dip"),
+        "regret": over_seeds("regret_evaluations"),
+        "regret_episodes": over_seeds("regret_episodes"),
+        "outcome": found,
+        "eval_episodes": plan.online.eval_episodes,
+        "diverged": {str(seed): message for seed, message in diverged.items()},
+        "env_steps_per_second": _rate(plan.env_steps, seconds),
+        "wall_seconds": sum(seconds.values()),
+        "versions": plan.run.versions,
+    }
+    write_file(path, json.dumps({**old, **result}, indent=2).encode())
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What a run's result.json holds; nothing where there is none yet."""
+    path = folder / "result.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def _rate(env_steps: int, seconds: dict[int, float]) -> float | None:
+    total = sum(seconds.values())
+    return env_steps * len(seconds) / total if total else None

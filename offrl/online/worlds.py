@@ -1,0 +1,161 @@
+"""Environments that a policy acts in while it learns, each in an episode of its own.
+
+    world 0   episode 0: reset(seed 0), a0 a1 a2 ... end   episode 2: reset(seed 2), a0 ...
+    world 1   episode 1: reset(seed 1), a0 a1 ...          numbered in the order of resets
+
+An episode that ends is told with its true final observation, and the world is reset at once. An
+episode is a function of (seed, number) and of the actions since its reset, so a world is saved as
+those, and taken up again by acting them out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from offrl.data.spec import Spec
+from offrl.environments import check_spaces
+from offrl.errors import OffrlError, WorkError
+
+Env = gymnasium.Env[Any, Any]
+_STREAM = 3  # of the seeds of acting while learning; evaluation and collection have others
+
+
+def world_seed(seed: int, episode: int) -> int:
+    """The seed that episode number `episode` of a run is reset with."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAM, episode))
+    return int(sequence.generate_state(1)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class Lived:
+    """What one step of K worlds brought, row k of world k."""
+
+    obs: np.ndarray  # [K, obs_dim]
+    action: np.ndarray
+    reward: np.ndarray  # [K] float64
+    next_obs: np.ndarray  # [K, obs_dim], at an episode's end its final observation
+    terminated: np.ndarray  # [K] bool
+    truncated: np.ndarray  # [K] bool
+    returns: list[float]  # of the episodes that ended
+    lengths: list[int]
+
+
+@dataclass(eq=False)
+class _World:
+    env: Env
+    episode: int = -1
+    total: float = 0.0
+    actions: list[np.ndarray] = field(default_factory=list)  # since the reset, flat rows
+
+
+class Worlds:
+    """K environments and the observations [K, obs_dim] they are at."""
+
+    def __init__(self, make_env: Callable[[], Env], spec: Spec, n: int, seed: int) -> None:
+        self.spec, self.seed, self.following = spec, seed, 0
+        self.worlds = [_World(make_env()) for _ in range(n)]
+        for world in self.worlds:
+            check_spaces(world.env, spec)
+        self.obs = np.zeros((n, spec.obs_dim), np.float32)
+
+    def begin(self) -> None:
+        """Reset every world into a new episode."""
+        for k in range(len(self.worlds)):
+            self._reset(k)
+
+    def step(self, actions: np.ndarray) -> Lived:
+        """Take one flat action [K, ...] in each world; worlds whose episode ends are reset."""
+        before = self.obs.copy()
+        after, n = np.empty_like(self.obs), len(self.worlds)
+        reward, terminated, truncated = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
+        returns, lengths = list[float](), list[int]()
+        for k, world in enumerate(self.worlds):
+            after[k], reward[k], terminated[k], truncated[k] = self._act(world, actions[k])
+            self.obs[k] = after[k]
+            if terminated[k] or truncated[k]:
+                returns.append(world.total)
+                lengths.append(len(world.actions))
+                self._reset(k)
+        return Lived(
+            before, actions, reward, after, terminated, truncated, returns, lengths
+        )  # fmt: skip
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the episodes that are running."""
+        taken = [torch.as_tensor(a) for world in self.worlds for a in world.actions]
+        width = () if self.spec.discrete else (self.spec.action_dim,)
+        none = torch.zeros(0, *width, dtype=torch.int64 if self.spec.discrete else torch.float32)
+        return {
+            "following": torch.tensor(self.following),
+            "episode": torch.tensor([world.episode for world in self.worlds]),
+            "count": torch.tensor([len(world.actions) for world in self.worlds]),
+            "action": torch.stack(taken) if taken else none,
+            "obs": torch.as_tensor(self.obs.copy()),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """Act the running episodes out again; a sentence where they came out otherwise."""
+        starts = [0, *tensors["count"].cumsum(0).tolist()]
+        for k, world in enumerate(self.worlds):
+            self._reset(k, int(tensors["episode"][k]))
+            for action in tensors["action"][starts[k] : starts[k + 1]].numpy():
+                self.obs[k], _, terminated, truncated = self._act(world, action)
+                if terminated or truncated:
+                    break
+        self.following = int(tensors["following"])
+        if np.array_equal(self.obs, tensors["obs"].numpy()):
+            return None
+        self.begin()
+        return (
+            "The environment came to another observation when its actions were repeated: the"
+            " resumed run is not exact. It goes on with new episodes."
+        )
+
+    def close(self) -> None:
+        """Close the environments."""
+        for world in self.worlds:
+            world.env.close()
+
+    def _reset(self, k: int, episode: int | None = None) -> None:
+        world = self.worlds[k]
+        if episode is None:
+            episode, self.following = self.following, self.following + 1
+        world.episode, world.total, world.actions = episode, 0.0, []
+        try:
+            obs, _ = world.env.reset(seed=world_seed(self.seed, episode))
+            self.obs[k] = self.spec.flatten_obs_one(obs)
+        except OffrlError:
+            raise
+        except Exception as error:
+            raise _raised("reset", episode, 0, error) from error
+
+    def _act(self, world: _World, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        try:
+            obs, reward, terminated, truncated, _ = world.env.step(self.spec.env_action(action))
+            flat = self.spec.flatten_obs_one(obs)
+        except OffrlError:
+            raise
+        except Exception as error:
+            raise _raised("step", world.episode, len(world.actions), error) from error
+        if not (np.isfinite(flat).all() and np.isfinite(float(reward))):
+            raise WorkError(
+                f"The environment gave a value that is not finite at step {len(world.actions)} of"
+                f" episode {world.episode}.",
+                "Mend the environment; what was learned until the last checkpoint is kept.",
+            )
+        world.actions.append(np.array(action))
+        world.total += float(reward)
+        return flat, float(reward), bool(terminated), bool(truncated)
+
+
+def _raised(what: str, episode: int, step: int, error: Exception) -> WorkError:
+    return WorkError(
+        f"The environment raised {type(error).__name__} in {what}() at step {step} of episode"
+        f" {episode}: {error}.",
+        "Mend the environment, then go on with --resume.",
+    )

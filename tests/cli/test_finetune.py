@@ -1,0 +1,63 @@
+"""`offrl finetune` and `offrl train --env`, as they are typed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import saved_dataset
+
+import offrl
+
+Type = Callable[..., Any]
+SMALL = ("--hidden-size", 8, "--batch-size", 16, "--eval-episodes", 1, "--warmup", 10)
+
+
+def test_acting_from_scratch_answers_with_what_came_of_it(type_: Type):
+    words = ("--algo", "dqn", "--env", "CartPole-v1", "--env-steps", 60, "--out", "r", *SMALL)
+    found = type_("train", *words, "--epsilon-steps", 30, "--json")
+    assert found.status == 0
+    assert {"run", "before", "after", "env_steps", "regret"} <= found.json.keys()
+    assert json.loads(Path("r/result.json").read_text()) == found.json
+    again = type_("train", "--out", "r", "--resume")
+    assert again.status == 0
+    assert again.next == "offrl eval r"
+    assert type_("eval", "r", "--episodes", 2).status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (("--dataset", "x/y-v0"), "--dataset is for learning from a log"),
+        (("--steps", 5), "--steps is for learning from a log"),
+        (("--holdout", 0.1), "--holdout is for learning from a log"),
+        (("--grid", "lr=1,2"), "--grid is for learning from a log"),
+        (("--utd", 2), "--utd"),
+        (("--mix", 3), "'mix' must be a share"),
+    ],
+)
+def test_what_belongs_to_a_log_is_refused(type_: Type, words: Any, cause: str):
+    found = type_("train", "--algo", "td3", "--env", "Pendulum-v1", "--env-steps", 60, *words)
+    assert found.status == 2
+    assert cause in found.err
+    assert not Path("runs").exists()
+
+
+def test_a_peers_name_is_answered_with_ours(type_: Type):
+    words = ("--algo", "td3", "--env", "Pendulum-v1", "--env-steps", 60)
+    assert "--updates-per-step" in type_("train", *words, "--utd-ratio", 2).err
+    assert "--warmup" in type_("train", *words, "--learning-starts", 2).err
+
+
+def test_a_run_goes_on_with_its_algorithm_and_takes_its_settings(type_: Type):
+    saved_dataset()
+    offrl.fit("cql", "toy/box-v0", steps=4, out="log", hidden_size=8, batch_size=16, samples=2)
+    shown = type_("finetune", "log", "--help").out
+    assert "--conservatism" in shown
+    assert "--mix" in shown
+    found = type_("finetune", "log", "--env", "Pendulum-v1", "--env-steps", 60)
+    assert found.status == 1
+    assert "observation" in found.err
+    assert type_("finetune", "--env", "Pendulum-v1", "--env-steps", 5).status == 2
+    assert "There is no run" in type_("finetune", "nowhere", "--env", "x", "--env-steps", 5).err
