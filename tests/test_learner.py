@@ -136,7 +136,8 @@ def test_the_tape_and_torch_func_give_equal_bits(name: str, space: str, dtype: t
     for network, loss in (("policy", "policy_loss"), ("value", "value_loss")):
         if network not in modules:
             continue
-        owner = trial.algorithm if network == "policy" else trial.algorithm.advantages
+        algorithm: Any = trial.algorithm
+        owner = algorithm if network == "policy" else algorithm.advantages
         function = getattr(owner, loss)
 
         def objective(moving: Any, function: Any = function):
