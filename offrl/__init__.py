@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from offrl.evaluation.evaluate import Evaluation, evaluate
     from offrl.grid import fit_grid
     from offrl.learner import Learner
+    from offrl.online.training import finetune, fit_online
     from offrl.policy import Policy
     from offrl.sweeps.run import sweep
     from offrl.training import fit

@@ -130,14 +130,13 @@ def cases():
 @pytest.mark.parametrize(("name", "space"), cases())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_tape_and_torch_func_give_equal_bits(name: str, space: str, dtype: torch.dtype):
-    trial = Trial(get(name), discrete=space == "discrete", dtype=dtype)
+    trial: Any = Trial(get(name), discrete=space == "discrete", dtype=dtype)
     modules, sampler, now = trial.begin()
     batch = trial.batch(modules, sampler, now)
     for network, loss in (("policy", "policy_loss"), ("value", "value_loss")):
         if network not in modules:
             continue
-        algorithm: Any = trial.algorithm
-        owner = algorithm if network == "policy" else algorithm.advantages
+        owner = trial.algorithm if network == "policy" else trial.algorithm.advantages
         function = getattr(owner, loss)
 
         def objective(moving: Any, function: Any = function):
