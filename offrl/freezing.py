@@ -78,8 +78,9 @@ def judge(
     learner = learner.note(**{f"check_{name}": value for name, value in now.items()})
     loss = now["loss"]
     if first:
-        start = {f"start_{name}": value for name, value in now.items()}
-        return learner.note(**start, best_loss=loss, waited=torch.zeros_like(loss))
+        # Cloned, since one tensor under two names is another graph once they part.
+        start = {f"start_{name}": value.clone() for name, value in now.items()}
+        return learner.note(**start, best_loss=loss.clone(), waited=torch.zeros_like(loss))
     if bool(learner.scalar("stopped")):
         return learner
     best, waited = learner.scalar("best_loss"), learner.scalar("waited")

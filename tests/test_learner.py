@@ -223,7 +223,7 @@ def test_columns_are_computed_at_refreshes_and_once_more_where_a_run_goes_on():
 
 @TORCHS_OWN_WARNING
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "stages"), [("bc", 1), ("awr", 2)])
+@pytest.mark.parametrize(("name", "stages"), [("bc", 1), ("awr", 2), ("iwpg", 3)])
 def test_each_stage_is_one_graph_and_resuming_or_another_seed_adds_none(
     name: str, stages: int, tmp_path: Path
 ):
