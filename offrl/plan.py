@@ -318,7 +318,10 @@ def _compile_fault(device: str) -> str | None:
     try:
         torch.compile(lambda x: x + 1, fullgraph=True)(torch.ones(8, device=device))
     except Exception as error:  # torch gives no narrower promise of what its back ends raise
-        return f"torch's compiler does not work here ({str(error).splitlines()[0].rstrip('.')})"
+        # A line that ends in a colon only says which part of torch the next one is about.
+        lines = [line for line in str(error).splitlines() if not line.rstrip().endswith(":")]
+        why = lines[0].strip().rstrip(".") if lines else type(error).__name__
+        return f"torch's compiler does not work here ({why})"
     return None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,15 @@ def test_part_of_a_dataset_is_trained_in_this_process_only(tmp_path: Path):
     assert how_many(resolve("bc", toy_dataset(discrete=True), **many)) == 1
 
 
+@pytest.fixture
+def _untried() -> Iterator[None]:
+    """Whether torch compiles is tried once a process; here it is tried anew, and after us."""
+    planning._compile_fault.cache_clear()
+    yield
+    planning._compile_fault.cache_clear()
+
+
+@pytest.mark.usefixtures("_untried")
 def test_a_short_run_stays_eager_and_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch):
     data = toy_dataset(discrete=True)
     assert resolve("bc", data, steps=100).run.settings.compile == "off"
@@ -326,11 +336,12 @@ def test_a_short_run_stays_eager_and_a_missing_compiler_is_told(monkeypatch: pyt
         resolve("bc", data, compile="on")
 
 
+@pytest.mark.usefixtures("_untried")
 def test_a_compiler_that_is_there_and_does_not_work_is_found_by_trying(
     monkeypatch: pytest.MonkeyPatch,
 ):
     def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("omp.h: no such file.\nand a page more")
+        raise RuntimeError("backend='x' raised:\nomp.h: no such file.\nand a page more")
 
     monkeypatch.setattr(planning.torch, "compile", broken)
     monkeypatch.setattr(planning.shutil, "which", lambda _: "/usr/bin/c++")

@@ -11,6 +11,7 @@ import pytest
 from hub_server import Hub
 
 import offrl
+from offrl.algos import ALGORITHMS
 from offrl.data.catalogue import datasets_root
 from offrl.testing import toy_dataset
 
@@ -179,7 +180,11 @@ class TestData:
 class TestAlgorithms:
     def test_are_listed_with_what_they_learn_on(self, type_: Type):
         found = type_("algos", "--json").json["algorithms"]
-        assert [entry["name"] for entry in found] == ["awr", "bc"]
+        assert [entry["name"] for entry in found] == list(ALGORITHMS)
+        learns = {entry["name"]: entry["actions"] for entry in found}
+        assert learns["td3"] == ["box"]
+        assert learns["dqn"] == ["discrete"]
+        assert learns["awr"] == ["box", "discrete"]
         assert type_("algos").next == "offrl train --algo NAME --help"
 
     def test_code_of_the_user_runs_when_typed_and_not_when_resumed(
