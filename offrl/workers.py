@@ -160,7 +160,10 @@ def stop_with_parent(
             sys.__unraisablehook__(fault)
             return
         signal.signal(signal.SIGTERM, stop)
-        threading.Timer(0.05, _thread.interrupt_main, (signal.SIGTERM,)).start()
+        # At no fixed beat, or it could fall into the same callback again and again.
+        threading.Timer(
+            0.01 + time.monotonic() % 0.05, _thread.interrupt_main, (signal.SIGTERM,)
+        ).start()
 
     def watch() -> None:
         rest = b""

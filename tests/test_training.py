@@ -557,7 +557,7 @@ try:
     print("ready", flush=True)
     while True:  # nearly all the time goes by in callbacks, which drop what is raised in them
         thing = Thing()
-        reference = weakref.ref(thing, lambda _: time.sleep(0.02))
+        reference = weakref.ref(thing, lambda _: time.sleep(0.01))
         del thing
         time.sleep(0.001)
 except KeyboardInterrupt:
