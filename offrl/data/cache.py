@@ -39,7 +39,7 @@ from offrl.errors import CorruptDataError
 FORMAT = 2
 FOLDER = ".offrl-cache"
 KEPT_FROM = 2**25  # bytes of columns; fewer are built as quickly as they are mapped
-_BATCH_STEPS = 2**13  # steps that are written at once
+_BATCH_STEPS = 2**15  # steps that are written at once
 _SYNC_BYTES = 2**25  # of a file that go to the disk while the next ones are read
 _LOG = logging.getLogger("offrl")
 

@@ -40,7 +40,7 @@ FORMAT = 1
 # The formats of HDF5 1.8, which are an eighth of the older ones for small groups and checksum them.
 LIBVER = ("v108", "latest")
 _CHUNK_BYTES = 2**20
-_TINY = 1024  # bytes; a chunk with its index takes more than twice that
+_TINY = 256  # bytes; a chunk with its index takes many times that
 _TEXT = h5py.string_dtype(encoding="utf-8")
 _SCALAR = h5s.create(h5s.SCALAR)
 
