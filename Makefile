@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UP_TO_DATE := $(VENV)/.up-to-date
 
-.PHONY: install demo test test-all check format lint types imports bench bench-recorder \
+.PHONY: install demo test test-all check format lint types imports bench bench-recorder quality \
 	results results-data
 
 install: $(UP_TO_DATE)
@@ -52,6 +52,13 @@ $(PEER)/.up-to-date: benchmarks/d3rlpy-constraints.txt
 
 bench: install $(PEER)/.up-to-date
 	$(BIN)/python -m benchmarks
+
+# The returns of our policies beside the peer's: some hours; what is in the file is not done again.
+QUALITY ?= quality.csv
+quality: install $(PEER)/.up-to-date
+	$(BIN)/python -m benchmarks.quality offrl/cartpole/medium-v0 --algos dqn,cql --out $(QUALITY)
+	$(BIN)/python -m benchmarks.quality offrl/pendulum/mixed-v0 agents/hopper/mixed-v0 \
+		agents/halfcheetah/mixed-v0 --algos td3-bc,iql,cql --out $(QUALITY)
 
 # Agents to record with: a folder of ALGO/ENV.zip.
 AGENTS ?= ../shared/realdata/rl-trained-agents/zips
