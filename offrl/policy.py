@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from offrl.data.spec import Spec
+from offrl.distributions import Categorical, Deterministic, Greedy
 from offrl.errors import ConfigError
-from offrl.nn import Categorical, Deterministic, Greedy
 
 
 class Policy:

@@ -25,8 +25,9 @@ from offrl.algorithm import Algorithm, AlgorithmConfig, configure, fields_of, st
 from offrl.batch import Batch, Table
 from offrl.data.dataset import Dataset
 from offrl.data.spec import Spec
+from offrl.distributions import Categorical, Deterministic
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
-from offrl.nn import Categorical, Deterministic, policy_head
+from offrl.nn import policy_head
 from offrl.policy import Policy
 from offrl.sampler import Sampler
 

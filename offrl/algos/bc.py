@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from offrl.algorithm import Algorithm, AlgorithmConfig, Peers
 from offrl.batch import Batch, Table
+from offrl.distributions import Deterministic
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Deterministic, policy_head
+from offrl.nn import policy_head
 
 
 @dataclass(frozen=True, kw_only=True)

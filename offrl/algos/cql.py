@@ -24,8 +24,9 @@ from offrl import losses
 from offrl.algorithm import TRACED, Algorithm, CriticConfig, Peers
 from offrl.batch import Batch
 from offrl.data.spec import Spec
+from offrl.distributions import Squashed
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Critic, Scalar, Squashed, policy_head
+from offrl.nn import Critic, Scalar, policy_head
 
 
 @dataclass(frozen=True, kw_only=True)

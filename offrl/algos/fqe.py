@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from offrl import losses
 from offrl.algorithm import TRACED, Algorithm, CriticConfig, Peers
 from offrl.batch import Batch, Table
+from offrl.distributions import Deterministic
 from offrl.errors import ConfigError
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Critic, Deterministic, DiscreteCritic
+from offrl.nn import Critic, DiscreteCritic
 
 
 @dataclass(frozen=True, kw_only=True)

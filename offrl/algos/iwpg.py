@@ -26,9 +26,10 @@ from offrl.algorithm import TRACED, Algorithm, Peers
 from offrl.batch import Batch, Table
 from offrl.behavior import Behavior, BehaviorConfig
 from offrl.data.spec import Spec
+from offrl.distributions import Categorical
 from offrl.freezing import FreezingConfig
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Categorical, policy_head
+from offrl.nn import policy_head
 
 
 @dataclass(frozen=True, kw_only=True)

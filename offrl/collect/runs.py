@@ -13,11 +13,11 @@ from offrl.collect.agents import Agent
 from offrl.collect.distributions import Bounds, Choices, Clipped, Point, Squashed
 from offrl.collect.networks import Floats, Layer, Network, layer
 from offrl.data.spec import Spec
+from offrl.distributions import Deterministic
 from offrl.errors import ConfigError
 from offrl.nn import (
     MLP,
     CategoricalPolicy,
-    Deterministic,
     DeterministicPolicy,
     GaussianPolicy,
     GreedyPolicy,

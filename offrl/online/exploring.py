@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from offrl.nn import Categorical, Deterministic, Gaussian, Greedy
+from offrl.distributions import Categorical, Deterministic, Gaussian, Greedy
 
 
 class Uniform(NamedTuple):

@@ -14,9 +14,9 @@ from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.algos.cql import candidates
 from offrl.batch import Batch
+from offrl.distributions import Squashed
 from offrl.errors import ConfigError
 from offrl.learner import Learner
-from offrl.nn import Squashed
 from offrl.tabular import MDP
 from offrl.testing import Trial, toy_dataset
 

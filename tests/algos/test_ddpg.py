@@ -12,7 +12,7 @@ from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.batch import Batch
 from offrl.data.dataset import Dataset
-from offrl.nn import Deterministic
+from offrl.distributions import Deterministic
 from offrl.testing import Trial, toy_dataset
 
 DDPG: Any = get("ddpg")

@@ -12,9 +12,9 @@ from offrl.algorithm import configure, start
 from offrl.algos import get
 from offrl.batch import Batch, Table
 from offrl.data.dataset import Dataset
+from offrl.distributions import Greedy
 from offrl.errors import ConfigError
 from offrl.learner import Learner
-from offrl.nn import Greedy
 from offrl.testing import Trial, toy_dataset
 
 DQN: Any = get("dqn")

@@ -17,9 +17,10 @@ from offrl import tabular
 from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.batch import Batch
+from offrl.distributions import Categorical, Deterministic, Gaussian
 from offrl.errors import ConfigError
 from offrl.learner import Learner
-from offrl.nn import Categorical, Deterministic, Gaussian, policy_head
+from offrl.nn import policy_head
 from offrl.testing import Trial, toy_dataset
 
 FQE: Any = get("fqe")

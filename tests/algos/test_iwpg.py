@@ -16,9 +16,9 @@ from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.batch import Batch, Table
 from offrl.data.dataset import Dataset
+from offrl.distributions import Categorical
 from offrl.errors import ConfigError
 from offrl.learner import Learner, steps
-from offrl.nn import Categorical
 from offrl.testing import Trial, toy_dataset
 from offrl.training import fit
 

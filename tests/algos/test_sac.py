@@ -13,9 +13,9 @@ from offrl import losses, tabular
 from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.batch import Batch
+from offrl.distributions import Categorical, Squashed
 from offrl.errors import ConfigError
 from offrl.learner import Learner
-from offrl.nn import Categorical, Squashed
 from offrl.tabular import MDP
 from offrl.testing import Trial, toy_dataset
 

@@ -10,9 +10,9 @@ from offrl import losses
 from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.batch import Batch
+from offrl.distributions import Deterministic
 from offrl.errors import ConfigError
 from offrl.learner import Learner
-from offrl.nn import Deterministic
 from offrl.testing import Trial, toy_dataset
 
 TD3: Any = get("td3")

@@ -9,9 +9,9 @@ from torch import Tensor
 from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.batch import Batch
+from offrl.distributions import Deterministic
 from offrl.errors import ConfigError
 from offrl.learner import Learner
-from offrl.nn import Deterministic
 from offrl.testing import Trial, toy_dataset
 
 TD3BC: Any = get("td3-bc")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from offrl.collect.distributions import Bounds, Choices, Clipped, Distribution, Point, Squashed
+from offrl.distributions import Gaussian
 from offrl.errors import ConfigError
-from offrl.nn import Gaussian
 from offrl.nn import Squashed as TorchSquashed
 
 LOW, HIGH = -1.0, 3.0

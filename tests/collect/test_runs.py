@@ -15,8 +15,9 @@ from offrl.collect.agents import Sampling, load_agent
 from offrl.collect.recorder import record
 from offrl.collect.runs import agent_of
 from offrl.data.spec import Spec
+from offrl.distributions import Gaussian
 from offrl.errors import ConfigError, NotFoundError
-from offrl.nn import Gaussian, policy_head
+from offrl.nn import policy_head
 from offrl.policy import Policy
 
 OBS = spaces.Dict({"a": spaces.Box(-5.0, 5.0, (3,), np.float32), "b": spaces.Discrete(2)})

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from offrl.nn import Categorical, Deterministic, Gaussian, Greedy
+from offrl.distributions import Categorical, Deterministic, Gaussian, Greedy
 from offrl.online.exploring import anything, exploring
 
 LOW, HIGH = torch.tensor([-2.0]), torch.tensor([2.0])
