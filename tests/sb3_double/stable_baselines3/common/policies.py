@@ -31,7 +31,7 @@ class BasePolicy(nn.Module):
         return torch.as_tensor(np.asarray(obs), dtype=torch.float32)[None], False
 
     def _predict(self, obs: Tensor, deterministic: bool = False) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # as the real base class does: subclasses bring their own
 
     def predict(self, obs: Any, deterministic: bool = False) -> tuple[Any, None]:
         with torch.no_grad():
