@@ -4,10 +4,11 @@
     index of its chunks     [TREE][size, mask, place in the column, address] for each chunk
 
 A file of many episodes holds thousands of columns whose headers differ in shapes, chunks and
-addresses alone, and opening one with HDF5 costs more than reading its values. So HDF5 opens the
-first of a kind; of the others those three are read here, and only if their bytes are exactly what
-HDF5 writes for a column whose values lie together. Everything else is left to HDF5. No byte here is
-trusted: at worst, values come from another place of the same file.
+addresses alone (and in the values themselves, where these are few and lie in the header), and
+opening one with HDF5 costs more than reading its values. So HDF5 opens the first of a kind; of the
+others those three are read here, and only if their bytes are exactly what HDF5 writes for a column
+whose values lie together. Everything else is left to HDF5. No byte here is trusted: at worst,
+values come from another place of the same file.
 
 Layout of the bytes: HDF5 File Format Specification 3.0, IV.A (headers) and III.A.1 (B-trees).
 """
@@ -17,13 +18,14 @@ import os
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from offrl.data.hdf5_runs import Run, run_size, starts_of_chunks
 
 _MOST_BYTES = 512  # of a header; that of a plain column takes about 280
 _SPACE, _LAYOUT, _CONTINUED = 0x01, 0x08, 0x10
 _SYMBOLS, _LINKS = 0x11, 0x02  # messages that only groups have
-_CONTIGUOUS, _CHUNKED = 1, 2
+_COMPACT, _CONTIGUOUS, _CHUNKED = 0, 1, 2
 _UNDEFINED = 2**64 - 1
 _PREFIX = struct.Struct("<BxHIIxxxx")  # version, messages, links, bytes
 _MESSAGE = struct.Struct("<HHBxxx")  # kind, bytes, flags
@@ -31,18 +33,19 @@ _PREFIX_2, _MESSAGE_2 = struct.Struct("<4sBB"), struct.Struct("<BHB")
 _TREE = struct.Struct("<4sBBHQQ")  # mark, kind, level, entries, siblings
 _MOST_ENTRIES = 2**10  # of a node; HDF5 makes them of 64
 
-Message = tuple[int, int, bytes]  # kind, flags, content
+Message = tuple[int, int, bytes, int]  # kind, flags, content, place of the content in the file
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnHeader:
     """What the header of one column says that those of its kind need not share."""
 
-    kind: tuple[Message | tuple[int, ...], ...]  # everything else: HDF5 judges one of each
+    kind: tuple[tuple[Any, ...], ...]  # everything else: HDF5 judges one of each
     shape: tuple[int, ...]
     chunk: tuple[int, ...] | None  # None where the values lie in one piece
     address: int  # of the values, or of the index of the chunks
     size: int  # bytes of the values in one piece, or of a number in a chunk
+    within: bool = False  # the values lie in the header itself
 
 
 def read_messages(file: int, address: int, *, vouched: bool) -> list[Message] | None:
@@ -53,12 +56,13 @@ def read_messages(file: int, address: int, *, vouched: bool) -> list[Message] | 
     """
     raw = os.pread(file, _MOST_BYTES, address) if address < 2**63 else b""
     try:
-        return _messages_2(raw) if vouched and raw[:4] == b"OHDR" else _messages(raw)
+        second = vouched and raw[:4] == b"OHDR"
+        return _messages_2(raw, address) if second else _messages(raw, address)
     except (struct.error, IndexError):
         return None
 
 
-def _messages(raw: bytes) -> list[Message] | None:
+def _messages(raw: bytes, address: int) -> list[Message] | None:
     version, count, _, size = _PREFIX.unpack_from(raw)
     at, end = _PREFIX.size, _PREFIX.size + size
     if version != 1 or end > len(raw):
@@ -69,12 +73,12 @@ def _messages(raw: bytes) -> list[Message] | None:
         at += _MESSAGE.size
         if kind == _CONTINUED or at + length > end:
             return None
-        found.append((kind, flags, raw[at : at + length]))
+        found.append((kind, flags, raw[at : at + length], address + at))
         at += length
     return found if len(found) == count else None
 
 
-def _messages_2(raw: bytes) -> list[Message] | None:
+def _messages_2(raw: bytes, address: int) -> list[Message] | None:
     _, version, flags = _PREFIX_2.unpack_from(raw)
     at = _PREFIX_2.size + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
     width = 1 << (flags & 3)
@@ -89,14 +93,14 @@ def _messages_2(raw: bytes) -> list[Message] | None:
         at += _MESSAGE_2.size + ordered
         if kind == _CONTINUED or at + length > end:
             return None
-        found.append((kind, flags, raw[at : at + length]))
+        found.append((kind, flags, raw[at : at + length], address + at))
         at += length
     return found
 
 
 def is_group(messages: list[Message]) -> bool:
     """Return whether only a group can have these messages."""
-    kinds = {kind for kind, _, _ in messages}
+    kinds = {message[0] for message in messages}
     return bool(kinds & {_SYMBOLS, _LINKS}) and _LAYOUT not in kinds
 
 
@@ -109,23 +113,24 @@ def column_header(messages: list[Message]) -> ColumnHeader | None:
 
 
 def _column_header(messages: list[Message]) -> ColumnHeader | None:
-    kind: list[Message | tuple[int, ...]] = []
+    kind: list[tuple[Any, ...]] = []
     shape = stored = None
     for message in messages:
         if message[0] == _SPACE and shape is None:
             shape = _shape(message[2])
             kind.append((_SPACE, message[1], message[2][0], len(shape or ())))
         elif message[0] == _LAYOUT and stored is None:
-            stored = _stored(message[2])
+            stored = _stored(message[2], message[3])
             kind.append((_LAYOUT, message[1], *message[2][:2]))
         elif message[0]:  # 0: room that nothing fills
-            kind.append(message)
+            kind.append(message[:3])
     if shape is None or stored is None or 0 in shape:
         return None
     chunk, address, size = stored
     if chunk is not None and (len(chunk) != len(shape) or 0 in chunk):
         return None
-    return ColumnHeader(tuple(kind), shape, chunk, address, size)
+    within = (_LAYOUT, 0, 3, _COMPACT) in kind
+    return ColumnHeader(tuple(kind), shape, chunk, address, size, within)
 
 
 def _shape(body: bytes) -> tuple[int, ...] | None:
@@ -138,10 +143,13 @@ def _shape(body: bytes) -> tuple[int, ...] | None:
     return None if any(n > m for n, m in zip(shape, most, strict=False)) else shape
 
 
-def _stored(body: bytes) -> tuple[tuple[int, ...] | None, int, int] | None:
+def _stored(body: bytes, place: int) -> tuple[tuple[int, ...] | None, int, int] | None:
     """Chunk, address and size, of a layout of the third version."""
     if body[0] != 3:
         return None
+    if body[1] == _COMPACT:
+        size = int.from_bytes(body[2:4], "little")
+        return (None, place + 4, size) if 4 + size <= len(body) else None
     if body[1] == _CONTIGUOUS:
         address, size = struct.unpack_from("<QQ", body, 2)
         return None if address == _UNDEFINED else (None, address, size)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +174,10 @@ class _Known:
         if self._file is not None and header is not None and len(self._types) < _MOST_KINDS:
             known = (told.dtype, told.run is not None and told.run.checked)
             # Both must agree on the one that both have seen, or HDF5 is asked about all of them.
-            agreed = _declared(self._file, header, *known) == told
-            self._types[header.kind] = known if agreed else None
+            ours = _declared(self._file, header, *known)
+            if ours is not None and header.within and _array_type(opened.get_type())[1]:
+                ours = replace(ours, run=None)  # HDF5 does not say where in the header values lie
+            self._types[header.kind] = known if ours == told else None
         return told
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minari_files import episode, metadata, write_folder
 
+from offrl import check
 from offrl.data import hdf5_headers, hdf5_scan
 from offrl.data.dataset import load
+from offrl.data.hdf5_runs import read_run
 from offrl.data.hdf5_scan import Declared, scan
 from offrl.data.manifest import identity
 from offrl.errors import OffrlError, UnsafeDataError
@@ -63,6 +66,27 @@ def write_episodes(
             group.create_dataset("truncations", data=flags, compression="gzip")
             group.create_group("infos")["x"] = np.arange(steps + 1)
             group.create_group("infos/none")
+            write_within(group, "infos/few", np.full(4, number, ">i2"), h5py.h5t.STD_I16BE)
+
+
+def write_within(group: h5py.Group, name: str, values: Any, kind: Any) -> None:
+    """A column whose values lie in its header."""
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_layout(h5py.h5d.COMPACT)
+    space = h5py.h5s.create_simple(values.shape)
+    column = h5py.h5d.create(group.id, name.encode(), kind, space, made)
+    column.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+
+
+def without_places_in_headers(found: Scanned) -> Scanned:
+    """HDF5 does not say where in a header values lie."""
+    return {
+        number: {
+            name: replace(column, run=None) if name == "infos/few" else column
+            for name, column in columns.items()
+        }
+        for number, columns in found.items()
+    }
 
 
 def both(path: Path, *, vouched: bool = True) -> tuple[Scanned | str, Scanned | str]:
@@ -70,7 +94,8 @@ def both(path: Path, *, vouched: bool = True) -> tuple[Scanned | str, Scanned | 
 
     def outcome() -> Scanned | str:
         try:
-            return scan(path, identity(path) if vouched else None)
+            found = scan(path, identity(path) if vouched else None)
+            return without_places_in_headers(found)
         except OffrlError as error:
             return f"{type(error).__name__}: {error}"
 
@@ -144,6 +169,43 @@ def test_what_offrl_writes_is_scanned_by_its_headers(root: Path) -> None:
         again = load("me/again-v0")
     assert 0 < len(opened) <= 6
     assert again.fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize("libver", ["earliest", ("v108", "latest")], ids=str)
+def test_values_within_a_header_are_read_from_there(tmp_path: Path, libver: Any) -> None:
+    path = tmp_path / "a.hdf5"
+    write_episodes(path, libver=libver)
+    found = [columns["infos/few"] for columns in scan(path, identity(path)).values()]
+    with path.open("rb", buffering=0) as file:
+        for number, column in enumerate(found[1:], 1):
+            assert column.run is not None
+            values = read_run(file, column.run, column.shape, column.dtype, vouched=False)
+            assert values is not None
+            assert values.tolist() == [number] * 4
+    assert found[0].run is None  # HDF5 was asked
+
+
+def test_values_within_a_header_that_are_no_bytes_of_an_array_are_left_to_hdf5(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.hdf5"
+    kind = h5py.h5t.STD_I16LE.copy()
+    kind.set_precision(12)
+    with h5py.File(path, "w") as file:
+        for number in range(3):
+            group = file.create_group(f"episode_{number}")
+            write_within(group, "x", np.array([-1, 2, -3], np.int16), kind)
+    assert [columns["x"].run for columns in scan(path).values()] == [None] * 3
+
+
+def test_a_check_opens_one_column_of_a_kind(root: Path) -> None:
+    episodes = [episode(1, i) for i in range(20)]
+    write_folder(root / "me/made-v0", episodes, metadata(episodes))
+    load("me/made-v0").save("me/again-v0")
+    expected = load("me/made-v0").fingerprint
+    with counted() as opened:
+        assert check("me/again-v0").fingerprint == expected
+    assert 0 < len(opened) <= 6
 
 
 def test_checksums_of_headers_are_hdf5s_to_look_at_unless_the_file_is_vouched_for(
@@ -259,11 +321,11 @@ def test_cut_headers_are_left_to_hdf5(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "messages",
     [
-        [(1, 0, b"\x01\x01"), (8, 0, b"\x03\x01")],  # cut
-        [(1, 0, b"\x01"), (8, 0, b"")],
-        [(1, 0, b"\x09" * 32), (8, 0, b"\x03\x01" + b"\x01" * 16)],  # of an unknown version
-        [(8, 0, b"\x03\x01" + b"\x01" * 16)],  # without a shape
-        [(1, 0, b"\x01\x01\x00" + b"\x00" * 5 + b"\x05" + b"\x00" * 7)],  # without a place
+        [(1, 0, b"\x01\x01", 0), (8, 0, b"\x03\x01", 0)],  # cut
+        [(1, 0, b"\x01", 0), (8, 0, b"", 0)],
+        [(1, 0, b"\x09" * 32, 0), (8, 0, b"\x03\x01" + b"\x01" * 16, 0)],  # of an unknown version
+        [(8, 0, b"\x03\x01" + b"\x01" * 16, 0)],  # without a shape
+        [(1, 0, b"\x01\x01\x00" + b"\x00" * 5 + b"\x05" + b"\x00" * 7, 0)],  # without a place
     ],
 )
 def test_malformed_messages_are_left_to_hdf5(messages: list[hdf5_headers.Message]) -> None:
