@@ -57,7 +57,7 @@ K = TypeVar("K", bound=ConservativeConfig)
 class Conservative(Algorithm[K]):
     """Soft actor-critic, or double DQN for discrete actions, around losses of the critics."""
 
-    acts = True
+    acts = "replay"
 
     def __init__(self, config: K, spec: Spec) -> None:
         super().__init__(config, spec)

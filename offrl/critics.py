@@ -156,7 +156,7 @@ K = TypeVar("K", bound=DelayedConfig)
 class Delayed(Algorithm[K]):
     """Two losses in turn: the policy and all targets move in every `policy_period`th step only."""
 
-    acts = True
+    acts = "replay"
     spaces = ("box",)
     targets = ("policy", "critic")
 
