@@ -1,6 +1,7 @@
 """An online run decided before anything is written: from scratch, or on from an offline run."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -211,6 +212,11 @@ def _schedule(given: Mapping[str, Any], env_steps: int, *, scratch: bool) -> Onl
     found = configure(OnlineConfig, {**usual, **given})
     if scratch and found.mix > 0:
         raise ConfigError("There is no logged data to mix in.", "Use `offrl finetune RUN`.")
+    if scratch and found.floor > -math.inf:
+        raise ConfigError(
+            "A policy that starts from scratch is below any floor.",
+            "Leave --floor away, or let a trained policy act: offrl finetune RUN",
+        )
     if found.warmup >= env_steps:
         raise ConfigError(
             f"A warm-up of {found.warmup} steps leaves none of {env_steps} to learn in.",

@@ -1,5 +1,6 @@
 """How a run acts and learns online: one small table, [online] in run.toml."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -45,6 +46,11 @@ class OnlineConfig(Configuration):
         "Steps in which epsilon falls from 1 to its value; 0: at once.",
         Peers("exploration_steps", "epsilon_decay_steps"),
     ] = 0
+    floor: Annotated[
+        float,
+        "Return below which an evaluation stops the run and brings back the best policy.",
+        Peers("min_return", "safety_threshold"),
+    ] = -math.inf
     reset_optimizer: Annotated[bool, "Forget Adam's averages of the offline run."] = False
     eval_every: Annotated[int, "Steps between evaluations; 0: a twentieth of all."] = 0
     eval_episodes: Annotated[int, "Episodes of each evaluation."] = 10
@@ -59,6 +65,7 @@ class OnlineConfig(Configuration):
         return whole | {
             "updates_per_step": (self.updates_per_step > 0, "above 0"),
             "mix": (0 <= self.mix <= 1, "a share from 0 to 1"),
+            "floor": (self.floor < math.inf, "a return"),
             "noise": (self.noise >= 0, "0 or more"),
             "epsilon": (0 <= self.epsilon <= 1, "a share from 0 to 1"),
         }
