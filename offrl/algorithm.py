@@ -252,7 +252,7 @@ class Algorithm(ABC, Generic[A]):
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
     targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
     reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
-    acts: ClassVar[bool] = False  # it can learn while it acts, from single transitions
+    acts: ClassVar[str] = ""  # from what it learns while it acts: "replay", single transitions
     judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 

@@ -68,7 +68,7 @@ class CQL(Algorithm[CQLConfig]):
 
     name = "cql"
     summary = "Q-learning or soft actor-critic with values kept low off the log (conservative)."
-    acts = True
+    acts = "replay"
     Config = CQLConfig
 
     def __init__(self, config: CQLConfig, spec: Spec) -> None:

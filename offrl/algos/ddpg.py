@@ -38,7 +38,7 @@ class DDPG(Algorithm[DDPGConfig]):
 
     name = "ddpg"
     summary = "Deterministic policy gradient with one critic; fails on most fixed logs."
-    acts = True
+    acts = "replay"
     spaces = ("box",)
     targets = ("policy", "critic")
     Config = DDPGConfig

@@ -65,7 +65,7 @@ class IQL(Algorithm[IQLConfig]):
 
     name = "iql"
     summary = "Imitate the logged actions that beat a learned value (implicit Q-learning)."
-    acts = True
+    acts = "replay"
     targets = ("critic",)
     Config = IQLConfig
 

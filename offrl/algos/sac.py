@@ -60,7 +60,7 @@ class SAC(Algorithm[SACConfig]):
 
     name = "sac"
     summary = "Soft actor-critic with a learned temperature; made for acting, not for fixed logs."
-    acts = True
+    acts = "replay"
     targets = ("critic",)
     Config = SACConfig
 

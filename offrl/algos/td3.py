@@ -30,7 +30,7 @@ class TD3(Algorithm[DelayedConfig]):
     summary = (
         "Deterministic policy gradient with twin critics; made for acting, not for fixed logs."
     )
-    acts = True
+    acts = "replay"
     spaces = ("box",)
     targets = ("policy", "critic")
     Config = DelayedConfig

@@ -43,7 +43,7 @@ class TD3BC(Algorithm[TD3BCConfig]):
 
     name = "td3-bc"
     summary = "Follow the critic's gradient near the logged actions (TD3+BC)."
-    acts = True
+    acts = "replay"
     spaces = ("box",)
     targets = ("policy", "critic")
     Config = TD3BCConfig

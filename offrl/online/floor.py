@@ -36,14 +36,15 @@ class Floor:
 
     level: float
     window: int
+    warmup: int = 0  # env_steps whose actions are not the policy's
     recent: list[float] = field(default_factory=list[float])  # lived since the last evaluation
     best: Tried | None = None
     state: State | None = None  # the learner's at the best evaluation
     fell: Tried | None = None  # the evaluation that was below the level
 
-    def lived(self, returns: list[float]) -> None:
+    def lived(self, returns: list[float], env_step: int) -> None:
         """Count episodes that the policy lived."""
-        if self._watches:
+        if self._watches and env_step >= self.warmup:
             self.recent = [*self.recent, *returns][-self.window :]
 
     @property

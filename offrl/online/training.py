@@ -37,6 +37,8 @@ from offrl.online.loop import Loop
 from offrl.online.outcome import Curve, outcome
 from offrl.online.plan import OnlinePlan, logged_table, resolve
 from offrl.online.replay import Replay
+from offrl.online.replay_loop import ReplayLoop
+from offrl.online.schedule import ReplayConfig
 from offrl.online.worlds import Worlds
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
@@ -157,22 +159,24 @@ def _seed(
         episodes = plan.online.eval_episodes
         return evaluate(policy, plan.env, episodes=episodes, seed=seed).to_dict()
 
-    loop = Loop(
-        algorithm=algorithm,
-        modules=modules,
-        spec=plan.spec,
-        online=plan.online,
-        env_steps=plan.env_steps,
-        seed=seed,
-        folder=folder,
-        update=update,
-        worlds=worlds,
-        replay=Replay(plan.spec, plan.online.replay_size, device),
-        logged=logged_table(plan),
-        evaluate=tried,
-        floor=Floor(plan.online.floor, plan.online.eval_episodes),
-        now=Progress(0, state, state, {}),
-    )
+    online = plan.online
+    warmup = online.warmup if isinstance(online, ReplayConfig) else 0
+    shared: dict[str, Any] = {
+        "algorithm": algorithm,
+        "modules": modules,
+        "spec": plan.spec,
+        "online": plan.online,
+        "env_steps": plan.env_steps,
+        "seed": seed,
+        "folder": folder,
+        "update": update,
+        "worlds": worlds,
+        "logged": logged_table(plan),
+        "evaluate": tried,
+        "floor": Floor(online.floor, online.eval_episodes, warmup),
+        "now": Progress(0, state, state, {}),
+    }
+    loop = _loop(plan, shared)
     try:
         told = _resume(loop) if plan.resumed else []
         yield Started(seed, loop.now.step, (*notes, *told))
@@ -188,7 +192,14 @@ def _seed(
         worlds.close()
 
 
-def _resume(loop: Loop) -> list[str]:
+def _loop(plan: OnlinePlan, shared: dict[str, Any]) -> Loop[Any, Any]:
+    if not isinstance(plan.online, ReplayConfig):
+        raise TypeError(type(plan.online))
+    replay = Replay(plan.spec, plan.online.replay_size, plan.run.settings.device)
+    return ReplayLoop(replay=replay, **shared)
+
+
+def _resume(loop: Loop[Any, Any]) -> list[str]:
     """Take up what the newest checkpoint holds; sentences where that is not exact."""
     found = checkpoints.newest(loop.folder)
     if found is None:
@@ -211,7 +222,7 @@ def _resume(loop: Loop) -> list[str]:
     return [] if fault is None else [fault]
 
 
-def _written(loop: Loop, verdict: Path) -> Generator[Event]:
+def _written(loop: Loop[Any, Any], verdict: Path) -> Generator[Event]:
     """The loop's events, each written where it belongs."""
     metrics = MetricsFile(loop.folder / "metrics.csv", up_to=loop.env_step, key="env_step")
     board = TensorBoard(loop.folder, loop.env_step)

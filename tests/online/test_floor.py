@@ -51,23 +51,30 @@ class TestAFloor:
 
     def test_asks_for_an_evaluation_once_for_each_window_of_poor_episodes(self):
         floor = Floor(-300.0, 3)
-        floor.lived([-400.0, -400.0])
+        floor.lived([-400.0, -400.0], 10)
         assert not floor.alarmed
-        floor.lived([-400.0])
+        floor.lived([-400.0], 10)
         assert floor.alarmed
         assert floor.fell is None
         floor.judge(progress(0, 0.0), 0, -200.0)
         assert not floor.alarmed
-        floor.lived([-400.0, -400.0, 0.0])
+        floor.lived([-400.0, -400.0, 0.0], 10)
         assert not floor.alarmed
-        floor.lived([-400.0, -400.0])  # the newest three: 0, -400, -400
+        floor.lived([-400.0, -400.0], 10)  # the newest three: 0, -400, -400
         assert not floor.alarmed
-        floor.lived([-400.0])
+        floor.lived([-400.0], 10)
+        assert floor.alarmed
+
+    def test_does_not_count_the_episodes_of_a_warm_up(self):
+        floor = Floor(-300.0, 1, warmup=50)
+        floor.lived([-400.0], 49)
+        assert not floor.alarmed
+        floor.lived([-400.0], 50)
         assert floor.alarmed
 
     def test_that_is_not_set_keeps_nothing(self):
         floor = Floor(-math.inf, 1)
-        floor.lived([-1e9])
+        floor.lived([-1e9], 10)
         floor.judge(progress(0, 0.0), 0, -1e9)
         assert not floor.alarmed
         assert floor.tensors() == floor.page() == {}
