@@ -5,6 +5,7 @@ seeds, compilation, checkpoints, flags) is derived from what the class declares.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -61,6 +62,9 @@ class Algorithm(ABC, Generic[A]):
     targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
     reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
     acts: ClassVar[str] = ""  # from what it learns while it acts: "replay", single transitions
+    # Columns that need a whole episode -> what they hold for a row that was lived in one that is
+    # still running. `columns` gives them, from the episode or the log alone: no network may matter.
+    lived: ClassVar[Mapping[str, float]] = {}
     judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 
