@@ -57,6 +57,7 @@ class AWR(Algorithm[AWRConfig]):
 
     name = "awr"
     summary = "Imitate the logged actions, the better the more (advantage-weighted regression)."
+    criteria = (("log_prob", "highest"),)
     Config = AWRConfig
 
     def __init__(self, config: AWRConfig, spec: Spec) -> None:
