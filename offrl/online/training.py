@@ -195,7 +195,8 @@ def _seed(
 def _loop(plan: OnlinePlan, shared: dict[str, Any]) -> Loop[Any, Any]:
     if not isinstance(plan.online, ReplayConfig):
         raise TypeError(type(plan.online))
-    replay = Replay(plan.spec, plan.online.replay_size, plan.run.settings.device)
+    size, device, later = plan.online.replay_size, plan.run.settings.device, plan.algorithm.lived
+    replay = Replay(plan.spec, size, device, later)
     return ReplayLoop(replay=replay, **shared)
 
 
