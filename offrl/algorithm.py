@@ -5,6 +5,7 @@ seeds, compilation, checkpoints, flags) is derived from what the class declares.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -63,6 +64,9 @@ class Algorithm(ABC, Generic[A]):
     # What a checkpoint may be selected by: the name of a `holdout/` metric, and which end is best.
     criteria: ClassVar[tuple[tuple[str, Literal["lowest", "highest"]], ...]] = ()
     acts: ClassVar[str] = ""  # from what it learns while it acts: "replay", single transitions
+    # Columns that need a whole episode -> what they hold for a row that was lived in one that is
+    # still running. `columns` gives them, from the episode or the log alone: no network may matter.
+    lived: ClassVar[Mapping[str, float]] = {}
     judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 
