@@ -1,8 +1,12 @@
 """Measure offrl's own reference returns: a random and an expert policy over 1000 episodes each.
 
-Prints the rows as `offrl/evaluation/references.toml` holds them. Episode i depends on (seed, i).
+Prints the rows as `offrl/evaluation/references.toml` holds them, those of the controllers that are
+named or all. Episode i depends on (seed, i).
+
+python -m benchmarks.references [umaze-waypoints ...]
 """
 
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -18,13 +22,15 @@ DATASETS = {
     "pendulum-swing-up": "offrl/pendulum/*",
     "cartpole-balance": "offrl/cartpole/*",
     "mountain-car-pump": "offrl/mountaincar-continuous/*",
+    "umaze-waypoints": "offrl/pointmaze/*",
 }
 
 
 def main() -> None:
-    """Print one row for each built-in controller."""
+    """Print one row for each built-in controller that is asked for."""
     made = f"offrl {version('offrl')}, gymnasium {version('gymnasium')}, numpy {version('numpy')}"
-    for expert, dataset in DATASETS.items():
+    for expert in sys.argv[1:] or DATASETS:
+        dataset = DATASETS[expert]
         env_id = CONTROLLERS[expert].env_id
         random, trained = _returns("random", env_id), _returns(expert, env_id)
         env = make_env(env_id)

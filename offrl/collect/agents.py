@@ -1,4 +1,7 @@
-"""Trained agents as behaviours: `sb3:FILE.zip` and `run:DIR`, acting by their mode or by chance."""
+"""Trained agents as behaviours, acting by their mode or by chance.
+
+They are named `sb3:FILE.zip`, `run:DIR` or `weights:NAME`.
+"""
 
 import logging
 import math
@@ -86,7 +89,7 @@ def agent_behavior(
     *,
     trust: bool = False,
 ) -> Behavior:
-    """Return the behaviour of `sb3:FILE.zip` or `run:DIR` with the options of a spec.
+    """Return the behaviour of an agent with the options of a spec.
 
     Raises NotFoundError, ConfigError where the agent or an option does not fit, CorruptDataError
     and UnsafeDataError for files that are damaged or hold more than an agent's data.
@@ -116,7 +119,7 @@ def load_agent(
     *,
     trust: bool = False,
 ) -> Agent:
-    """Return the agent that `sb3:FILE.zip` or `run:DIR` names, for an environment's spaces.
+    """Return the agent that a policy's name stands for, for an environment's spaces.
 
     With `trust` the pickled parts of a zip may be executed, where they are needed.
     """
@@ -125,6 +128,10 @@ def load_agent(
         from offrl.collect.sb3 import read_agent  # brings torch, which other policies do without
 
         return read_agent(Path(reference), observation_space, action_space, trust=trust)
+    if kind == "weights":
+        from offrl.collect.weights import weights_agent  # the same
+
+        return weights_agent(reference, observation_space, action_space)
     from offrl.collect.runs import run_agent  # the same
 
     return run_agent(reference, observation_space, action_space)
@@ -137,6 +144,10 @@ def agent_source(policy: str) -> dict[str, Any]:
         from offrl.collect.sb3 import digests
 
         return digests(Path(reference))
+    if kind == "weights":
+        from offrl.collect.weights import weights_digests
+
+        return weights_digests(reference)
     from offrl.collect.runs import run_digests
 
     return run_digests(reference)

@@ -5,6 +5,7 @@
       ,noise=S              + normal noise, truncated to the bounds   the renormalised density
       ,epsilon=E            or a uniform action with probability E    the mixture's, both parts
     sb3:FILE.zip, run:DIR   a trained agent's mode, as above
+    weights:NAME            the same
       ,stochastic           a draw of the agent's own distribution    its own (see `distributions`)
 
 The log-probability is that of the *executed* action (as the environment receives it, in its dtype)
@@ -30,7 +31,7 @@ from offrl.collect.usercode import load_function, takes_rng
 from offrl.data.recipe import BehaviorSpec
 from offrl.errors import ConfigError, OffrlError, suggest
 
-AGENTS = ("sb3:", "run:")
+AGENTS = ("sb3:", "run:", "weights:")
 _BLOCK = 64  # uniform actions drawn at once: a draw of one costs almost as much as one of 64
 
 
@@ -233,8 +234,8 @@ def build(
         known = ("random", *CONTROLLERS)
         raise ConfigError(
             f"There is no policy '{name}'.{suggest(name, known)}",
-            f"Known are {', '.join(known)}, agents as sb3:FILE.zip or run:DIR, and a function of "
-            "yours as FILE.py:FUNCTION.",
+            f"Known are {', '.join(known)}, agents as sb3:FILE.zip, run:DIR or weights:NAME, and a "
+            "function of yours as FILE.py:FUNCTION.",
         )
     CONTROLLERS[name].check(name, observation_space, action_space)
     return around(CONTROLLERS[name].act, spec, action_space)

@@ -1,8 +1,9 @@
-"""Controllers that solve three classic environments from the raw observation.
+"""Controllers that solve four environments from the raw observation.
 
     pendulum-swing-up     Pendulum-v1                 energy pumping, then proportional-derivative
     cartpole-balance      CartPole-v1                 the sign of a linear feedback
     mountain-car-pump     MountainCarContinuous-v0    a constant push along the velocity
+    umaze-waypoints       PointMaze_UMaze-v3          from cell to cell, then to the goal
 
 Each is a deterministic function of one observation; noise and exploration are added around it by
 `behaviors`.
@@ -19,6 +20,10 @@ from gymnasium import spaces
 from offrl.errors import ConfigError
 
 Controller = Callable[[Any], Any]
+Shape = tuple[int, ...] | dict[str, tuple[int, ...]]  # of a Box, or of every part of a Dict
+
+# Centres of the free cells of PointMaze_UMaze-v3 in metres, from one end of the U to the other.
+_CELLS = ((-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,12 @@ class BuiltIn:
 
     act: Controller
     env_id: str
-    obs_shape: tuple[int, ...]
+    obs_shape: Shape
     action: spaces.Box | spaces.Discrete
 
     def check(self, name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
         """Raise ConfigError where the spaces are not those of the controller's environment."""
-        if isinstance(observation, spaces.Box) and observation.shape == self.obs_shape:
+        if _shape(observation) == self.obs_shape:
             same = type(action) is type(self.action) and action.shape == self.action.shape
             if same and action == self.action:
                 return
@@ -70,6 +75,38 @@ def mountain_car_pump(obs: Any) -> np.ndarray:
     return np.array([0.6 if float(obs[1]) >= 0.0 else -0.6], np.float32)
 
 
+def umaze_waypoints(obs: Any) -> np.ndarray:
+    """Return the force [2] that leads the ball of the U-shaped maze to its goal and holds it there.
+
+    It heads for the goal within the goal's own cell and the one beside it, else for the centre of
+    the next cell on the way: force = 10 (target - position) - velocity, the gains of D4RL's
+    waypoint controller (d4rl/pointmaze/waypoint_controller.py), which remembers its way; this one
+    is a function of the observation. Raises ValueError for a position outside the U.
+    """
+    x, y, x_velocity, y_velocity = (float(v) for v in obs["observation"])
+    goal = tuple(float(v) for v in obs["desired_goal"])
+    here, there = _cell(x, y), _cell(*goal)
+    following = here + (there > here) - (there < here)
+    target = goal if following == there else _CELLS[following]
+    force = (10.0 * (target[0] - x) - x_velocity, 10.0 * (target[1] - y) - y_velocity)
+    return np.array([min(1.0, max(-1.0, f)) for f in force], np.float32)
+
+
+def _cell(x: float, y: float) -> int:
+    """Return the number of the cell that holds a position, along the U."""
+    distances = [(x - column) ** 2 + (y - row) ** 2 for column, row in _CELLS]
+    nearest = min(distances)
+    if nearest > 0.5:  # the square of half a diagonal
+        raise ValueError(f"({x:.2f}, {y:.2f}) is not inside the maze of PointMaze_UMaze-v3")
+    return distances.index(nearest)
+
+
+def _shape(space: spaces.Space[Any]) -> Shape | None:
+    if isinstance(space, spaces.Dict):
+        return {key: part.shape or () for key, part in space.spaces.items()}
+    return space.shape if isinstance(space, spaces.Box) else None
+
+
 CONTROLLERS: dict[str, BuiltIn] = {
     "pendulum-swing-up": BuiltIn(
         pendulum_swing_up, "Pendulum-v1", (3,), spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -77,5 +114,11 @@ CONTROLLERS: dict[str, BuiltIn] = {
     "cartpole-balance": BuiltIn(cartpole_balance, "CartPole-v1", (4,), spaces.Discrete(2)),
     "mountain-car-pump": BuiltIn(
         mountain_car_pump, "MountainCarContinuous-v0", (2,), spaces.Box(-1.0, 1.0, (1,), np.float32)
+    ),
+    "umaze-waypoints": BuiltIn(
+        umaze_waypoints,
+        "PointMaze_UMaze-v3",
+        {"observation": (4,), "achieved_goal": (2,), "desired_goal": (2,)},
+        spaces.Box(-1.0, 1.0, (2,), np.float32),
     ),
 }

@@ -34,7 +34,7 @@ def run_agent(
     Raises NotFoundError, ConfigError where its spaces are not the environment's.
     """
     policy = load_run(reference).policy()
-    _check(reference, policy.spec, Spec(observation_space, action_space))
+    require_spaces(f"run:{reference}", policy.spec, Spec(observation_space, action_space))
     return agent_of(policy)
 
 
@@ -161,16 +161,17 @@ def _box(spec: Spec) -> spaces.Box:
     return spec.action_space
 
 
-def _check(reference: str, policy: Spec, world: Spec) -> None:
-    for name, ours, theirs in (
+def require_spaces(name: str, policy: Spec, world: Spec) -> None:
+    """Raise ConfigError where the spaces of a policy are not those of the environment."""
+    for what, ours, theirs in (
         ("observations", (policy.obs_dim, _kinds(policy)), (world.obs_dim, _kinds(world))),
         ("actions", policy.action_space, world.action_space),
     ):
         if ours != theirs:
             raise ConfigError(
-                f"The {name} of run:{reference} are not the environment's: "
-                f"{getattr(policy, f'{name[:-1]}_space')} there, "
-                f"{getattr(world, f'{name[:-1]}_space')} here.",
+                f"The {what} of {name} are not the environment's: "
+                f"{getattr(policy, f'{what[:-1]}_space')} there, "
+                f"{getattr(world, f'{what[:-1]}_space')} here.",
                 "Name the environment that its data came from: --env ENV.",
             )
 

@@ -197,10 +197,22 @@ def _summary(folder: Path, id: str) -> dict[str, Any]:
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the folder of each recipe that comes with offrl, by the id of its dataset."""
-    package = Path(__file__).parent.parent
-    inside = package / "_datasets"  # in a wheel; a checkout keeps them beside the package
-    folder = inside if inside.is_dir() else package.parent / "datasets"
+    folder = _shipped()
     return {
         f"offrl/{recipe.parent.relative_to(folder).as_posix()}": recipe.parent
         for recipe in sorted(folder.glob("*/*/recipe.toml"))
     }
+
+
+def shipped_weights() -> dict[str, Path]:
+    """Return the file of each policy that comes with offrl, by its name: hopper/sac-90000."""
+    return {
+        f"{file.parent.parent.name}/{file.stem}": file
+        for file in sorted(_shipped().glob("*/weights/*.safetensors"))
+    }
+
+
+def _shipped() -> Path:
+    package = Path(__file__).parent.parent
+    inside = package / "_datasets"  # in a wheel; a checkout keeps them beside the package
+    return inside if inside.is_dir() else package.parent / "datasets"

@@ -184,7 +184,7 @@ class Recipe:
 def name_of(env: str, policies: Sequence[str]) -> str:
     """Return the id of data that nobody named: me/cartpole/random-v0, me/cartpole/mixed-v0."""
     last = (re.split("[:/]", policy.partition(",")[0].rstrip("/"))[-1] for policy in policies)
-    words = {word.removesuffix(".zip") for word in last}
+    words = {word.removesuffix(".zip").removesuffix(".safetensors") for word in last}
     world = re.sub(r"-v\d+$", "", env.rpartition(":")[2].rpartition("/")[2])
     parts = (world, words.pop() if len(words) == 1 else "mixed")
     return "me/" + "/".join(_letters(part) for part in parts) + "-v0"
