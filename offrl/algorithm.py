@@ -252,7 +252,9 @@ class Algorithm(ABC, Generic[A]):
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
     targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
     reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
-    acts: ClassVar[str] = ""  # from what it learns while it acts: "replay", single transitions
+    # What it learns from while it acts: single transitions of a "replay" memory, the newest
+    # "rollout", or "recent" ones (offrl/lessons.py); "" where it does not act.
+    acts: ClassVar[str] = ""
     judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 

@@ -28,7 +28,9 @@ from offrl.online.outcome import Curve, outcome
 from offrl.online.plan import OnlinePlan, logged_table, resolve
 from offrl.online.replay import Replay
 from offrl.online.replay_loop import ReplayLoop
-from offrl.online.schedule import ReplayConfig
+from offrl.online.rollout_loop import RolloutLoop
+from offrl.online.rollouts import Rollouts, Running
+from offrl.online.schedule import RecentConfig, ReplayConfig
 from offrl.online.worlds import Worlds
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
@@ -181,10 +183,18 @@ def _seed(
 
 
 def _loop(plan: OnlinePlan, shared: dict[str, Any]) -> Loop[Any, Any]:
-    if not isinstance(plan.online, ReplayConfig):
-        raise TypeError(type(plan.online))
-    replay = Replay(plan.spec, plan.online.replay_size, plan.run.settings.device)
-    return ReplayLoop(replay=replay, **shared)
+    online, device = plan.online, plan.run.settings.device
+    if isinstance(online, ReplayConfig):
+        return ReplayLoop(replay=Replay(plan.spec, online.replay_size, device), **shared)
+    kept = online.replay_size if isinstance(online, RecentConfig) else 0
+    state: State = shared["now"].state
+    scales = plan.parent is None and plan.config.normalize_obs
+    return RolloutLoop(
+        replay=Rollouts(plan.spec, kept, device),
+        anchor={name: state[name] for name in ("params", "buffers", "scalars")},
+        running=Running(plan.spec.obs_dim) if scales else None,
+        **shared,
+    )
 
 
 def _resume(loop: Loop[Any, Any]) -> list[str]:
@@ -195,7 +205,7 @@ def _resume(loop: Loop[Any, Any]) -> list[str]:
     state = checkpoints.restore({"state": loop.now.state}, found.tensors)["state"]
     loop.now = Progress(found.step, state, state, {})
     try:
-        loop.replay.restore(checkpoints.under("replay", found.tensors))
+        loop.restore(found.tensors)
         fault = loop.worlds.restore(checkpoints.under("worlds", found.tensors))
         loop.env_step = loop.saved_at = int(found.page["env_step"])
         loop.logged_at, loop.tried_at = found.page["logged_at"], found.page["tried_at"]
