@@ -1,6 +1,7 @@
 """The maths of every algorithm: pure functions of tensors, each with its source."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,6 +153,14 @@ def differing_share(action: Tensor, logged: Tensor) -> Tensor:
     return (action != logged).to(torch.get_default_dtype()).mean()
 
 
+def departure(pi: Any, logged: Tensor) -> dict[str, Tensor]:
+    """How far the likeliest actions of a policy's distribution `pi` are from the logged ones."""
+    if logged.is_floating_point():
+        half = (pi.high - pi.low) / 2
+        return {"policy/action_distance": action_distance(pi.mode(), logged, half)}
+    return {"policy/action_differs": differing_share(pi.mode(), logged)}
+
+
 def value_metrics(q: Tensor, target: Tensor) -> dict[str, Tensor]:
     """What the over-estimation watch reads of logged actions' values q [M, B], and the error."""
     return {
@@ -159,6 +168,25 @@ def value_metrics(q: Tensor, target: Tensor) -> dict[str, Tensor]:
         "critic/q_abs_mean": q.abs().mean(),
         "critic/q_abs_max": q.abs().max(),
         "critic/td_error": (q - target).abs().mean(),
+    }
+
+
+def weighted_imitation(
+    pi: Any, action: Tensor, advantage: Tensor, temperature: Tensor | float, weight_cap: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """-mean(awr_weight(A) log pi(a|s)) of logged actions, and what its weights are like."""
+    weight = awr_weight(advantage, temperature, weight_cap)
+    log_prob = pi.log_density(action)
+    loss = -(weight * log_prob).mean()
+    return loss, {
+        "policy/loss": loss,
+        "policy/log_prob": log_prob.mean(),
+        "policy/entropy": pi.entropy(),
+        "policy/weight_ess": effective_share(weight),
+        "policy/weight_capped": capped_share(advantage, temperature, weight_cap),
+        "policy/weight_max": weight.max(),
+        "policy/advantage_mean": advantage.mean(),
+        "policy/advantage_std": advantage.std(correction=0),
     }
 
 
@@ -181,6 +209,21 @@ def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: 
     On the log, as the authors' code does; no gradient reaches the policy (SAC, 1812.05905, eq. 17).
     """
     return -log_temperature * (log_prob.detach() + target_entropy).mean()
+
+
+def soft_losses(
+    log_prob: Tensor, q: Tensor, log_temperature: Tensor, target_entropy: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The policy's loss and the temperature's, neither with a gradient in the other."""
+    policy = soft_policy_loss(log_prob, q, log_temperature)
+    temperature = temperature_loss(log_temperature, log_prob, target_entropy)
+    return policy + temperature, {
+        "policy/loss": policy,
+        "policy/q_mean": q.mean(),
+        "policy/entropy": -log_prob.mean(),
+        "temperature/loss": temperature,
+        "temperature/value": log_temperature.exp(),
+    }
 
 
 def conservative_gap(values: Tensor, logged: Tensor) -> Tensor:

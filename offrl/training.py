@@ -30,7 +30,17 @@ from offrl.data.durable import write_file
 from offrl.environments import env_for
 from offrl.errors import ConfigError, EnvError, LockedError, NumericsError, OffrlError, WorkError
 from offrl.evaluation.evaluate import evaluate
-from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained, Warned
+from offrl.events import (
+    Diverged,
+    Endings,
+    Evaluated,
+    Event,
+    Finished,
+    Saved,
+    Started,
+    Trained,
+    Warned,
+)
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.nn import set_precision
@@ -96,19 +106,15 @@ def fit(
         allow_nonfinite=allow_nonfinite,
         clip_actions=clip_actions,
     )
-    diverged: list[str] = []
+    endings = Endings()
     with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
         for event in events:
             if on_event:
                 on_event(event)
             if isinstance(event, Warned):
                 _LOG.warning(event.message)
-            if isinstance(event, Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"The last good state of each is kept in {plan.dir}."
-        )
+            endings.see(event)
+    endings.check(plan.dir)
     return TrainedRun(plan.dir, plan.run, plan.run.settings.seeds)
 
 

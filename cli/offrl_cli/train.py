@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offrl.errors import ConfigError, NumericsError
+from offrl.errors import ConfigError
+from offrl.events import Endings
 from offrl_cli.commands import command
 from offrl_cli.finetune import act
 from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
@@ -158,21 +159,17 @@ def _work(plan: "Plan") -> Answer:
     settings = plan.run.settings
     print_settings(plan)
     code = f"--algo {quoted(settings.algo)} " if is_code(settings.algo) else ""
-    diverged: list[str] = []
+    endings = Endings()
     label = f"{plan.run.algorithm} on {plan.dataset.id}"
     resume = f"offrl train {code}--out {quoted(plan.dir)} --resume"
     with going_on(resume), Training(label, settings.steps) as show:
         for event in training.train(plan):
             show(event)
-            if isinstance(event, training.Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+            endings.see(event)
     result = TrainedRun(plan.dir, plan.run, settings.seeds).result
     for warning in result.get("warnings", ()):
         note(f"warning: {warning}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"a smaller --lr; the last good checkpoints are in {plan.dir}"
-        )
+    endings.check(plan.dir)
     seeds = ", ".join(str(seed) for seed in settings.seeds)
     pairs = {
         "run": result["run"],

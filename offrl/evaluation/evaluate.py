@@ -195,6 +195,13 @@ def _told(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
         for seed, step, _ in judged.policies
         if (key := str(seed)) in told
     ]
+    rolled_back = kept.get("rolled_back")
+    fallen: Mapping[str, Any] = rolled_back if isinstance(rolled_back, dict) else {}
+    notes += [
+        f"Acting of seed {seed} was stopped: {fallen[key]['why']}"
+        for seed, _, _ in judged.policies
+        if (key := str(seed)) in fallen
+    ]
     behavior = kept.get("behavior")
     if isinstance(behavior, str) and behavior.startswith("estimated"):
         notes.append(f"The probabilities of the behavior are {behavior}.")
