@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from offrl import checkpoint as checkpoints
+from offrl.algorithm import statistics
 from offrl.batch import Batch, Table
 from offrl.learner import Learner, Progress, State, check_finite
 from offrl.lessons import Phase, RolloutAlgorithm
@@ -31,6 +32,7 @@ class RolloutLoop(Loop[LessonConfig, Rollouts]):
     """One seed that acts, and learns from whole rollouts."""
 
     anchor: State = field(default_factory=dict)  # the networks that the logged columns are from
+    scratch: bool = False  # V then takes its scale from the first rollout
     running: Running | None = None  # statistics of observations, where they are not of a log
     _before: Held | None = None  # the checkpoint of the moment before this rollout
     _logged: dict[str, Tensor] = field(default_factory=dict)  # columns of the logged rows
@@ -75,6 +77,9 @@ class RolloutLoop(Loop[LessonConfig, Rollouts]):
         if newest is None:
             return
         table, step, state = self.replay.table(), self.now.step, self.now.state
+        if self.scratch and step == 0:
+            found = statistics(newest, self.algorithm.config)
+            state = _scaled(state, {k: found[k] for k in ("return_mean", "return_std")})
         told = {"online/ratio_error": _ratio_error(Learner(self.modules, state), newest)}
         for phase in self.online.lesson(self.teacher, len(table)):
             learner = Learner(self.modules, state)
@@ -90,7 +95,7 @@ class RolloutLoop(Loop[LessonConfig, Rollouts]):
             told |= metrics
         if self.running is not None:
             self.running.add(newest.observations)
-            state = _normalised(state, self.running.buffers())
+            state = _scaled(state, self.running.buffers())
         self.now, self._before = Progress(step, state, state, told), None
 
     def _batches(self, phase: Phase, step: int, table: Table, columns: dict[str, Tensor]) -> Any:
@@ -139,10 +144,10 @@ def _ratio_error(learner: Learner, table: Table) -> Tensor:
     return torch.expm1(log_prob - table.behavior_log_prob).abs().max()
 
 
-def _normalised(state: State, statistics: dict[str, Tensor]) -> State:
-    """The state with other statistics of observations in every network that has them."""
+def _scaled(state: State, found: dict[str, Tensor]) -> State:
+    """The state with the statistics `found` in every buffer of their names."""
 
     def changed(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {k: statistics.get(k.rpartition(".")[2], b).to(b) for k, b in buffers.items()}
+        return {k: found.get(k.rpartition(".")[2], b).to(b) for k, b in buffers.items()}
 
     return {**state, "buffers": {name: changed(b) for name, b in state["buffers"].items()}}

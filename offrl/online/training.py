@@ -200,11 +200,12 @@ def _loop(plan: OnlinePlan, shared: dict[str, Any]) -> Loop[Any, Any]:
         return ReplayLoop(replay=Replay(plan.spec, online.replay_size, device), **shared)
     kept = online.replay_size if isinstance(online, RecentConfig) else 0
     state: State = shared["now"].state
-    scales = plan.parent is None and plan.config.normalize_obs
+    scratch = plan.parent is None
     return RolloutLoop(
         replay=Rollouts(plan.spec, kept, device),
         anchor={name: state[name] for name in ("params", "buffers", "scalars")},
-        running=Running(plan.spec.obs_dim) if scales else None,
+        scratch=scratch,
+        running=Running(plan.spec.obs_dim) if scratch and plan.config.normalize_obs else None,
         **shared,
     )
 
