@@ -5,7 +5,8 @@ seeds, compilation, checkpoints, flags) is derived from what the class declares.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,14 @@ class Algorithm(ABC, Generic[A]):
     spaces: ClassVar[tuple[str, ...]] = ("box", "discrete")  # the action spaces it learns on
     targets: tuple[str, ...] = ()  # networks that have a slow copy, target_<name>
     reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
+    # What a checkpoint may be selected by: the name of a `holdout/` metric, and which end is best.
+    criteria: ClassVar[tuple[tuple[str, Literal["lowest", "highest"]], ...]] = ()
     # What it learns from while it acts: single transitions of a "replay" memory, the newest
     # "rollout", or "recent" ones (offrl/lessons.py); "" where it does not act.
     acts: ClassVar[str] = ""
+    # Columns that need a whole episode -> what they hold for a row that was lived in one that is
+    # still running. `columns` gives them, from the episode or the log alone: no network may matter.
+    lived: ClassVar[Mapping[str, float]] = {}
     judges: ClassVar[bool] = False  # it is given a policy, and judges it: no step moves "policy"
     Config: ClassVar[type[AlgorithmConfig]]
 

@@ -23,6 +23,30 @@ def discounted_sums(x: Tensor, carry: Tensor) -> Tensor:
     return total
 
 
+def returns_to_go(
+    reward: Tensor,
+    terminated: Tensor,
+    last: Tensor,
+    discount: float,
+    failure: float | None = None,
+) -> Tensor:
+    """Discounted sum of rewards from each step to the end of its episode, all arguments [N].
+
+    Where rewards only tell success, `failure` is that of a step without it: an episode that was cut
+    off goes on failing, and one that never succeeded is worth failure / (1 - discount) at all of
+    its steps, however it ended (Cal-QL, 2303.05479, and the authors' code).
+    """
+    carry = discount * (~last).to(reward.dtype)
+    if failure is None:
+        return discounted_sums(reward, carry)
+    for_ever = failure / (1 - discount)
+    cut = (last & (terminated == 0)).to(reward.dtype)
+    found = discounted_sums(reward + cut * discount * for_ever, carry)
+    episode = last.cumsum(0) - last.long()  # the number of each row's
+    successes = torch.zeros_like(episode).index_add(0, episode, (reward != failure).long())
+    return torch.where(successes[episode] > 0, found, for_ever)
+
+
 def advantage_lambda(
     reward: Tensor,
     value: Tensor,
@@ -232,3 +256,12 @@ def conservative_gap(values: Tensor, logged: Tensor) -> Tensor:
     Values of samples come less their log density, so that the sum is an integral over actions.
     """
     return values.logsumexp(-1) - logged
+
+
+def calibrated(q: Tensor, earned: Tensor, free: int) -> Tensor:
+    """Values [M, K, B] of sampled actions, all but the first `free` raised to `earned` [B].
+
+    The free ones are of no policy (Cal-QL, Nakamoto et al. 2023, 2303.05479, eq. 5). Where a value
+    is raised no gradient flows.
+    """
+    return torch.cat([q[:, :free], torch.maximum(q[:, free:], earned)], 1)

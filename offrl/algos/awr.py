@@ -60,6 +60,7 @@ class AWR(RolloutAlgorithm[AWRConfig]):
 
     name = "awr"
     summary = "Imitate the logged actions, the better the more (advantage-weighted regression)."
+    criteria = (("log_prob", "highest"),)
     acts = "recent"
     of_log = ("advantage", "q_steps")
     online = MappingProxyType({"value_steps": 200, "value_refits": 1, "policy_steps": 1000})

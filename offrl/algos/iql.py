@@ -67,6 +67,7 @@ class IQL(Algorithm[IQLConfig]):
     summary = "Imitate the logged actions that beat a learned value (implicit Q-learning)."
     acts = "replay"
     targets = ("critic",)
+    criteria = (("log_prob", "highest"),)
     Config = IQLConfig
 
     def networks(self) -> dict[str, nn.Module]:
