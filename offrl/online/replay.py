@@ -56,14 +56,16 @@ class Replay:
                 f"{n} transitions at once do not fit a replay memory of {self.capacity}.",
                 "Give a larger --replay-size.",
             )
-        index = (torch.arange(n) + self.written) % self.capacity
+        first = self.written % self.capacity
+        fits = first + n <= self.capacity  # a slice takes a quarter of the time of an index
+        place = slice(first, first + n) if fits else (torch.arange(n) + first) % self.capacity
         for name, column in self._columns.items():
-            column[index] = rows[name].to(column)
+            column[place] = rows[name].to(column)
         self.written += n
 
     def gather(self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]) -> Batch:
         """The transitions at rows `index` [B]."""
-        found = {name: column[index] for name, column in self._columns.items()}
+        found = {name: column.index_select(0, index) for name, column in self._columns.items()}
         return Batch(**found, columns=columns, noise=noise)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -6,12 +6,15 @@ learning                 updates_per_step gradient steps for each env_step
 batches                  a share `mix` of logged rows, the rest lived ones
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from offrl.batch import Batch
 from offrl.learner import Progress, check_finite
+from offrl.online.acting import Alone, alone
 from offrl.online.exploring import anything, exploring
 from offrl.online.loop import LIVED, LOGGED, Loop
 from offrl.online.replay import Replay
@@ -26,6 +29,18 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
         if self.env_step < self.online.warmup:
             return anything(distribution)
         return exploring(distribution, self.online.noise, self._epsilon())
+
+    def _acted(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        alone = self._alone
+        if alone is None or len(noise) > 1 or self.env_step < self.online.warmup:
+            return super()._acted(noise)
+        params = self.now.state["params"]["policy"]
+        action, log_prob = alone(params, self.worlds.obs[0], noise[0].numpy())
+        return torch.as_tensor(action[None]), torch.tensor([log_prob], dtype=torch.float32)
+
+    @cached_property
+    def _alone(self) -> Alone | None:
+        return alone(self.modules["policy"], self.spec, self.now.state, self.online.noise)
 
     def _epsilon(self) -> float:
         """Falls in a straight line from 1 after the warm-up to `epsilon` at `epsilon_steps`."""
