@@ -57,7 +57,8 @@ class Alone:
 
     def __call__(self, params: Tensors, obs: Floats, noise: npt.NDArray[Any]) -> Drawn:
         """The action of flat `obs` [obs_dim] and standard normal `noise` [A]."""
-        out = self._network(params)((obs - self._mean) / self._std).astype(np.float64)
+        scaled = ((obs - self._mean) / self._std).astype(np.float32, copy=False)
+        out = self._network(params)(scaled).astype(np.float64)
         distribution = self._at(out, params)
         action = distribution.draw(noise)
         return action, distribution.log_prob(action)
