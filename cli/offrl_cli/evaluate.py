@@ -8,16 +8,17 @@ import typer
 
 from offrl.errors import ConfigError
 from offrl_cli.commands import Command, command
+from offrl_cli.finetune import STEP_TIMEOUT
 from offrl_cli.output import Answer, Pairs, interval, number, quoted, spread
 from offrl_cli.progress import Counter
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, positive
+from offrl_cli.values import natural, positive, seconds
 
 RUN = "A run's folder (all its seeds), or one of its seeds: RUN/seed_3."
 ENV = "Environment id; by default the one that the dataset names."
 EPISODES = "Episodes for each seed."
 SEED = "Seed of the episodes; the same seed gives the same episodes."
-CHECKPOINT = "last, or the number of the step that was saved."
+CHECKPOINT = "last; selected, by train --select or offrl select; or the step that was saved."
 N_ENVS = "Environments stepped at once; changes the speed and not one number."
 TRUST_ENV = "Let the dataset's own entry point make the environment. It can run any code."
 
@@ -53,19 +54,24 @@ def register(app: typer.Typer) -> None:
         env: Annotated[str | None, typer.Option(metavar="ENV", help=ENV)] = None,
         episodes: Annotated[int, typer.Option(metavar="N", parser=positive, help=EPISODES)] = 50,
         seed: Annotated[int, typer.Option(metavar="S", parser=natural, help=SEED)] = 0,
-        checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help=CHECKPOINT)] = "last",
+        checkpoint: Annotated[
+            str, typer.Option(metavar="last|selected|STEP", help=CHECKPOINT)
+        ] = "last",
         n_envs: Annotated[
             int | None, typer.Option(metavar="K", parser=positive, help=N_ENVS)
+        ] = None,
+        step_timeout: Annotated[
+            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
         ] = None,
         trust_env: Annotated[bool, typer.Option("--trust-env", help=TRUST_ENV)] = False,
     ) -> Answer:
         """Evaluate a run in its environment."""
         from offrl import evaluate as library_evaluate
 
-        if checkpoint != "last" and not checkpoint.isdecimal():
+        if checkpoint not in ("last", "selected") and not checkpoint.isdecimal():
             raise ConfigError(
-                f"--checkpoint: '{checkpoint}' is neither 'last' nor a step.",
-                "--checkpoint last, or a number under RUN/seed_0/checkpoints",
+                f"--checkpoint: '{checkpoint}' is neither 'last', 'selected' nor a step.",
+                "--checkpoint last, selected, or a number under RUN/seed_0/checkpoints",
             )
         with going_on(f"offrl eval {quoted(run)}"), Counter("evaluating", "episodes") as counter:
             found = library_evaluate(
@@ -76,6 +82,7 @@ def register(app: typer.Typer) -> None:
                 checkpoint=checkpoint,
                 n_envs=n_envs,
                 trust_env=trust_env,
+                step_timeout=step_timeout,
                 progress=counter,
             ).to_dict()
         return Answer(
@@ -94,6 +101,7 @@ def evaluation_pairs(found: dict[str, Any]) -> dict[str, object]:
         "95% interval": f"{interval(found['return_ci'])} over {found['interval_over']}",
         "seeds": found["n_seeds"],
         "episodes": f"{found['n_episodes']} for each seed",
+        **_checkpoint(found),
         "length": f"{number(found['length_mean'])} steps",
     }
     if found["score"] is not None:
@@ -103,6 +111,16 @@ def evaluation_pairs(found: dict[str, Any]) -> dict[str, object]:
         means = (f"{one['seed']}: {number(one['return_mean'])}" for one in found["seeds"])
         pairs["by seed"] = ", ".join(means)
     return pairs
+
+
+def _checkpoint(found: dict[str, Any]) -> dict[str, object]:
+    """Return how the checkpoints were picked, and of which steps they are."""
+    if found["picked"] is None:
+        return {}
+    steps = [str(step) for step in dict.fromkeys(one["checkpoint_step"] for one in found["seeds"])]
+    if found["picked"] == f"step {steps[0]}":
+        return {"checkpoint": found["picked"]}
+    return {"checkpoint": f"{found['picked']} (step {', '.join(steps)})"}
 
 
 def _next(run: str, found: dict[str, Any]) -> str:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offrl.errors import ConfigError, NotFoundError, NumericsError, OffrlError
+from offrl.errors import ConfigError, NotFoundError, OffrlError
+from offrl.events import Endings
 from offrl_cli.commands import command
 from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code, named_algorithm, value_of
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, one_of, positive, seeds_of
+from offrl_cli.values import natural, one_of, positive, seconds, seeds_of
 
 if TYPE_CHECKING:
     from offrl.online.plan import OnlinePlan
@@ -25,6 +26,7 @@ DEVICE = "auto, cpu, cuda, cuda:1, mps ..."
 COMPILE = "Compile the update: auto does for long runs, where a C++ compiler is found."
 PRECISION = "Precision of the hidden layers."
 THREADS = "Threads of the processor; bits depend on it."
+STEP_TIMEOUT = "End an environment that takes longer for a step, in a process of its own."
 ALGO = "Code of yours, FILE.py:CLASS, where the run was trained by it."
 OUT = "Folder of the new run [default: runs/<algo>/<env>/<time>]."
 RESUME = "Go on with the run in --out; needs no other option."
@@ -87,6 +89,9 @@ def register(app: typer.Typer) -> None:
         threads: Annotated[
             int | None, typer.Option(metavar="N", parser=positive, help=THREADS)
         ] = None,
+        step_timeout: Annotated[
+            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
+        ] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
@@ -110,6 +115,7 @@ def register(app: typer.Typer) -> None:
             compile=compile,
             precision=precision,
             threads=threads,
+            step_timeout=step_timeout,
         )
 
 
@@ -122,18 +128,16 @@ def act(algo: str | None, env: str | None, env_steps: int | None, **settings: An
     _print(plan)
     command = "train" if plan.parent is None else "finetune"
     code = f"--algo {quoted(plan.run.settings.algo)} " if is_code(plan.run.settings.algo) else ""
-    diverged: list[str] = []
+    endings = Endings()
     label = f"{plan.run.algorithm} in {plan.env}"
     resume = f"offrl {command} {code}--out {quoted(plan.dir)} --resume"
+    if plan.step_timeout is not None:
+        resume += f" --step-timeout {plan.step_timeout:g}"
     with going_on(resume), Training(label, plan.run.settings.steps) as show:
         for event in training.train(plan):
             show(event)
-            if isinstance(event, training.Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"a smaller --lr; what was good of each is in {plan.dir}"
-        )
+            endings.see(event)
+    endings.check(plan.dir)
     result = training.result_of(plan.dir)
     pairs: dict[str, object] = {
         "run": result["run"],

@@ -47,6 +47,7 @@ PEERS = {
     "--resume": "--restore --resume-from --load --load-model --checkpoint",
     "--config": "--config-path --config-file --conf-file --hyperparams --hyperparameters -c",
     "--holdout": "--validation-split --val-split --test-size",
+    "--select": "--keep-best --save-best --monitor --early-stopping-metric",
     "--threads": "--num-threads --n-threads --num-workers",
 }
 CONVERSIONS = {

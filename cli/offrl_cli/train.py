@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offrl.errors import ConfigError, NumericsError
+from offrl.errors import ConfigError
+from offrl.events import Endings
 from offrl_cli.commands import command
-from offrl_cli.finetune import act
+from offrl_cli.finetune import STEP_TIMEOUT, act
 from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
 from offrl_cli.grid import train_grid
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, one_of, positive, real, seeds_of
+from offrl_cli.values import natural, one_of, positive, real, seconds, seeds_of
 
 if TYPE_CHECKING:
     from offrl.training import Plan
@@ -37,6 +38,10 @@ THREADS = "Threads of the processor; bits depend on it."
 NONFINITE = "Leave out episodes that hold NaN or infinite values, instead of refusing them."
 CLIP = "Clip actions outside the bounds of their space, instead of refusing them."
 SAVE_EVERY = "Gradient steps between checkpoints."
+SELECT = (
+    "Keep the best checkpoint by a criterion on held-out episodes, such as loss for bc,"
+    " as 'selected' [default: none]."
+)
 LOG_EVERY = "Gradient steps between rows of metrics.csv."
 OUT = "Folder of the run [default: runs/<algo>/<dataset>/<time>]."
 GRID = "Values of a traced setting, trained with one compiled update; several give the product."
@@ -87,11 +92,15 @@ def register(app: typer.Typer) -> None:
         log_every: Annotated[
             int | None, typer.Option(metavar="N", parser=positive, help=LOG_EVERY)
         ] = None,
+        select: Annotated[str | None, typer.Option(metavar="CRITERION", help=SELECT)] = None,
         allow_nonfinite: Annotated[
             str | None,
             typer.Option(metavar="drop-episode", parser=one_of("drop-episode"), help=NONFINITE),
         ] = None,
         clip_actions: Annotated[bool, typer.Option("--clip-actions", help=CLIP)] = False,
+        step_timeout: Annotated[
+            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
+        ] = None,
         grid: Annotated[list[str] | None, typer.Option(metavar="NAME=V,V", help=GRID)] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
@@ -125,6 +134,7 @@ def register(app: typer.Typer) -> None:
             "steps": steps,
             "holdout": holdout,
             "eval_env": eval_env,
+            "select": select,
             "allow_nonfinite": allow_nonfinite,
             "clip_actions": clip_actions or None,
         }
@@ -132,9 +142,11 @@ def register(app: typer.Typer) -> None:
         if online is not None:
             _refuse(**of_log, dataset=dataset, grid=grid or None)
             online |= {name: value for name, value in every.items() if value is not None}
-            return act(algo, env, env_steps, online=online, **shared)
+            return act(algo, env, env_steps, online=online, step_timeout=step_timeout, **shared)
         if env_steps is not None:
             raise ConfigError("--env-steps needs an environment.", "Give --env ENV.")
+        if step_timeout is not None:
+            raise ConfigError("--step-timeout is for a run that acts.", "Give --env ENV.")
         given: dict[str, Any] = shared | every | of_log
         if grid or (resume and out is not None and (out / GRID_PAGE).is_file()):
             return train_grid(algo, dataset, grid or [], given)
@@ -158,21 +170,17 @@ def _work(plan: "Plan") -> Answer:
     settings = plan.run.settings
     print_settings(plan)
     code = f"--algo {quoted(settings.algo)} " if is_code(settings.algo) else ""
-    diverged: list[str] = []
+    endings = Endings()
     label = f"{plan.run.algorithm} on {plan.dataset.id}"
     resume = f"offrl train {code}--out {quoted(plan.dir)} --resume"
     with going_on(resume), Training(label, settings.steps) as show:
         for event in training.train(plan):
             show(event)
-            if isinstance(event, training.Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+            endings.see(event)
     result = TrainedRun(plan.dir, plan.run, settings.seeds).result
     for warning in result.get("warnings", ()):
         note(f"warning: {warning}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"a smaller --lr; the last good checkpoints are in {plan.dir}"
-        )
+    endings.check(plan.dir)
     seeds = ", ".join(str(seed) for seed in settings.seeds)
     pairs = {
         "run": result["run"],
@@ -183,12 +191,27 @@ def _work(plan: "Plan") -> Answer:
         "steps per second": number(result["steps_per_second"], 0),
         "seconds": number(result["wall_seconds"], 1),
     }
+    pairs |= _kept(result)
     reported = {name: result[name] for name in plan.algorithm.reports if name in result}
     pairs |= {name: _over_seeds(found) for name, found in reported.items()}
     env = "" if settings.eval_env is None else f" --env {quoted(settings.eval_env)}"
     if plan.run.env is None and not env:
         env = " --env ENV"
     return Answer(result, [Pairs(pairs)], next=f"offrl eval {quoted(plan.dir)}{env}")
+
+
+def _kept(result: dict[str, Any]) -> dict[str, object]:
+    """What was selected while training, and the returns, each with how it was picked."""
+    pairs: dict[str, object] = {}
+    if found := result.get("selected"):
+        steps = ", ".join(f"{seed}: {one['step']}" for seed, one in found["seeds"].items())
+        pairs["selected"] = f"{found['picked']}, at step by seed {steps}"
+    if tried := result.get("evaluations"):
+        episodes = f"{tried['n_episodes']} episodes for each seed"
+        pairs["return, last"] = f"{number(tried['last']['return_mean'])} over {episodes}"
+        best = tried["best"]
+        pairs["return, best"] = f"{number(best['return_mean'])} ({best['picked']})"
+    return pairs
 
 
 def _over_seeds(found: dict[str, Any]) -> str:

@@ -20,8 +20,9 @@ from offrl.algorithm import Algorithm
 from offrl.batch import Table
 from offrl.data.spec import Spec
 from offrl.errors import NumericsError, OffrlError
-from offrl.events import Diverged, Evaluated, Event, Saved, Trained
+from offrl.events import Diverged, Evaluated, Event, RolledBack, Saved, Trained
 from offrl.learner import Progress, State, Update
+from offrl.online.floor import Floor
 from offrl.online.schedule import OnlineConfig
 from offrl.online.worlds import Lived, Worlds
 from offrl.sampler import mix
@@ -65,6 +66,7 @@ class Loop(ABC, Generic[S, M]):
     replay: M
     logged: Table | None
     evaluate: Callable[[nn.Module], dict[str, Any]]
+    floor: Floor
     now: Progress
     env_step: int = 0
     returns: list[float] = field(default_factory=list)  # of episodes since the last row
@@ -85,21 +87,24 @@ class Loop(ABC, Generic[S, M]):
                 self.worlds.begin()
                 yield from self._tried()
                 yield self._save()
-            while True:
+            while self.floor.fell is None:
                 self._learn()
                 if self._due(online.log_every, self.logged_at):
                     rate = (self.env_step - marked) / max(time.perf_counter() - mark, 1e-9)
                     self.logged_at = self.env_step
                     yield Trained(self.seed, self.now.step, self._told(rate), rate)
                     mark, marked = time.perf_counter(), self.env_step
-                if self._due(online.eval_every, self.tried_at):
+                if self._due(online.eval_every, self.tried_at) or self.floor.alarmed:
                     yield from self._tried()
                     mark, marked = time.perf_counter(), self.env_step
+                    if self.floor.fell is not None:
+                        break
                 if self._due(online.save_every, self.saved_at):
                     yield self._save()
                 if self.env_step >= self.env_steps:
                     return
                 self._live()
+            yield from self._rolled_back()
         except NumericsError as error:
             yield self._save()
             yield Diverged(self.seed, self.now.step, error.cause)
@@ -161,6 +166,7 @@ class Loop(ABC, Generic[S, M]):
 
     def _remember(self, step: Lived, log_prob: Tensor) -> None:
         self.returns += step.returns
+        self.floor.lived(step.returns, self.env_step)
         self.lengths += step.lengths
         self.replay.add(
             {
@@ -187,7 +193,18 @@ class Loop(ABC, Generic[S, M]):
     def _tried(self) -> Generator[Event]:
         found = self.evaluate(copy.deepcopy(self._policy()))
         self.tried_at = self.env_step
+        self.floor.judge(self.now, self.env_step, float(found["return_mean"]))
         yield Evaluated(self.seed, self.now.step, {**found, "env_step": self.env_step})
+
+    def _rolled_back(self) -> Generator[Event]:
+        """Put the best state that is known in the place of this one."""
+        best, state = self.floor.best, self.floor.state
+        if best is None or state is None:
+            raise ValueError("nothing was evaluated")
+        self.now = Progress(self.now.step, state, state, {})
+        yield self._save()
+        message = self.floor.sentence()
+        yield RolledBack(self.seed, self.now.step, message, best.step, best.env_step, best.mean)
 
     def _save(self) -> Saved:
         return self._write(*self._held())
@@ -198,11 +215,13 @@ class Loop(ABC, Generic[S, M]):
         page["env_step"] = self.env_step
         page |= {"returns": self.returns, "lengths": self.lengths}
         page |= {"logged_at": self.logged_at, "tried_at": self.tried_at}
+        page |= self.floor.page()
         page["seconds"] = time.perf_counter() - self.began
         trees = {
             "state": self.now.state,
             "replay": self.replay.tensors(),
             "worlds": self.worlds.tensors(),
+            "floor": self.floor.tensors(),
         }
         return self.now.step, trees, page
 

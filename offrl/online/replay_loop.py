@@ -9,21 +9,43 @@ batches                  a share `mix` of logged rows, the rest lived ones
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from offrl.batch import Batch
-from offrl.learner import Progress, check_finite
+from offrl.batch import Batch, Table
+from offrl.learner import Learner, Progress, check_finite
 from offrl.online.acting import Alone, alone
 from offrl.online.exploring import anything, exploring
 from offrl.online.loop import LIVED, LOGGED, Loop
 from offrl.online.replay import Replay
 from offrl.online.schedule import ReplayConfig
+from offrl.online.worlds import Lived
 from offrl.sampler import Sampler, mix, noise_of
 
 
 class ReplayLoop(Loop[ReplayConfig, Replay]):
     """One seed that acts, and learns from what it remembers."""
+
+    @cached_property
+    def _logged_columns(self) -> dict[str, Tensor]:
+        if self.logged is None or not self.algorithm.lived:
+            return {}
+        return self._columns(self.logged)
+
+    def _columns(self, table: Table) -> dict[str, Tensor]:
+        """What the algorithm must know of the whole episodes in `table`."""
+        learner = Learner(self.modules, self.now.state)
+        return self.algorithm.columns(learner, table, self.now.step)
+
+    def _remember(self, step: Lived, log_prob: Tensor) -> None:
+        super()._remember(step, log_prob)
+        if not self.algorithm.lived:
+            return
+        ended = np.flatnonzero(step.terminated | step.truncated).tolist()
+        for world, length in zip(ended, step.lengths, strict=True):
+            rows = self.replay.episode(world, len(self.worlds.worlds), length)
+            self.replay.fill(rows, self._columns(self.replay.table(rows)))
 
     def _acting(self, distribution: Any) -> Any:
         if self.env_step < self.online.warmup:
@@ -31,11 +53,11 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
         return exploring(distribution, self.online.noise, self._epsilon())
 
     def _acted(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        alone = self._alone
-        if alone is None or len(noise) > 1 or self.env_step < self.online.warmup:
+        acts, warm = self._alone, self.env_step >= self.online.warmup
+        if acts is None or len(noise) > 1 or not warm:
             return super()._acted(noise)
         params = self.now.state["params"]["policy"]
-        action, log_prob = alone(params, self.worlds.obs[0], noise[0].numpy())
+        action, log_prob = acts(params, self.worlds.obs[0], noise[0].numpy())
         return torch.as_tensor(action[None]), torch.tensor([log_prob], dtype=torch.float32)
 
     @cached_property
@@ -69,7 +91,7 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
         parts = list[Batch]()
         if self.logged is not None and n > 0:
             logged = Sampler(self.logged, mix(self.seed, LOGGED, 0), n)
-            parts.append(self.logged.gather(logged.index(step), {}, {}))
+            parts.append(self.logged.gather(logged.index(step), self._logged_columns, {}))
         if n < size:
             generator = torch.Generator().manual_seed(mix(self.seed, step, LIVED))
             index = torch.randint(len(self.replay), (size - n,), generator=generator)
@@ -78,4 +100,5 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
         if len(parts) == 1:
             return parts[0]._replace(noise=noise)
         joined = (torch.cat(pair) for pair in zip(parts[0][:6], parts[1][:6], strict=True))
-        return Batch(*joined, columns={}, noise=noise)
+        columns = {n: torch.cat([part.columns[n] for part in parts]) for n in self.algorithm.lived}
+        return Batch(*joined, columns=columns, noise=noise)

@@ -3,6 +3,7 @@
 Which settings there are depends on what the algorithm learns from while it acts.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,11 @@ class OnlineConfig(Configuration, ABC):
     ] = 0.0
     mix_steps: Annotated[int, "Steps after which no logged row is drawn any more; 0: never."] = 0
     n_envs: Annotated[int, "Environments that are acted in.", Peers("num_envs", "n_workers")] = 1
+    floor: Annotated[
+        float,
+        "Return below which an evaluation stops the run and brings back the best policy.",
+        Peers("min_return", "safety_threshold"),
+    ] = -math.inf
     reset_optimizer: Annotated[bool, "Forget Adam's averages of the offline run."] = False
     eval_every: Annotated[int, "Steps between evaluations; 0: a twentieth of all."] = 0
     eval_episodes: Annotated[int, "Episodes of each evaluation."] = 10
@@ -36,6 +42,7 @@ class OnlineConfig(Configuration, ABC):
         return {
             **{name: (getattr(self, name) >= 0, "0 or more") for name in counts},
             "mix": (0 <= self.mix <= 1, "a share from 0 to 1"),
+            "floor": (self.floor < math.inf, "a return"),
             "n_envs": (self.n_envs > 0, "at least 1"),
             "eval_episodes": (self.eval_episodes > 0, "at least 1"),
         }
@@ -121,6 +128,11 @@ def scheduled(
     found = configure(config, {**config.usual(env_steps, scratch=scratch), **given})
     if scratch and found.mix > 0:
         raise ConfigError("There is no logged data to mix in.", "Use `offrl finetune RUN`.")
+    if scratch and found.floor > -math.inf:
+        raise ConfigError(
+            "A policy that starts from scratch is below any floor.",
+            "Leave --floor away, or let a trained policy act: offrl finetune RUN",
+        )
     return replace(
         found,
         eval_every=found.eval_every or max(1, env_steps // 20),
