@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from offrl.data.transitions import Transitions
     from offrl.data.writer import Writer
     from offrl.errors import OffrlError
+    from offrl.evaluation.compare import compare
     from offrl.evaluation.evaluate import Evaluation, evaluate
+    from offrl.evaluation.results import results
     from offrl.grid import fit_grid
     from offrl.learner import Learner
     from offrl.online.training import finetune, fit_online
@@ -45,6 +47,7 @@ _HOME = {
     "Transitions": "data.transitions",
     "Writer": "data.writer",
     "check": "data.checks",
+    "compare": "evaluation.compare",
     "evaluate": "evaluation.evaluate",
     "export_file": "data.formats.export",
     "fit": "training",
@@ -56,6 +59,7 @@ _HOME = {
     "load_policy": "checkpoint",
     "load_run": "checkpoint",
     "record": "collect.recorder",
+    "results": "evaluation.results",
     "sweep": "sweeps.run",
 }
 
@@ -74,6 +78,7 @@ __all__ = [
     "Writer",
     "__version__",
     "check",
+    "compare",
     "evaluate",
     "export_file",
     "finetune",
@@ -85,6 +90,7 @@ __all__ = [
     "load_policy",
     "load_run",
     "record",
+    "results",
     "sweep",
 ]
 

@@ -14,6 +14,7 @@ from offrl_cli import (
     algebra,
     algos,
     collect,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -36,7 +37,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, finetune, evaluate, sweep):
+for module in (algos, train, finetune, evaluate, compare, sweep):
     module.register(app)
 
 

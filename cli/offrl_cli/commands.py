@@ -67,7 +67,18 @@ ELSEWHERE = {
     "show": "offrl data show",
     "version": "offrl --version",
 }
-ORDER = ("demo", "doctor", "collect", "data", "algos", "train", "finetune", "eval", "sweep")
+ORDER = (
+    "demo",
+    "doctor",
+    "collect",
+    "data",
+    "algos",
+    "train",
+    "finetune",
+    "eval",
+    "compare",
+    "sweep",
+)
 
 
 class Group(TyperGroup):
