@@ -19,6 +19,7 @@ from offrl_cli import (
     evaluate,
     finetune,
     foreign,
+    ope,
     sweep,
     train,
 )
@@ -36,7 +37,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, finetune, evaluate, sweep):
+for module in (algos, train, finetune, evaluate, ope, sweep):
     module.register(app)
 
 
