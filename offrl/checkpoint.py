@@ -4,6 +4,8 @@
     RUN/seed_0/metrics.csv
     RUN/seed_0/checkpoints/step_00001000/state.safetensors     state/params/policy/...
                                         /checkpoint.toml       sha256, format, step, policy, spec
+                  /checkpoints/selected_00000700/              the best so far by --select
+    RUN/selection.json                                         what `offrl select` chose
 
 No pickle anywhere. A damaged checkpoint is skipped for the one before it, and said so.
 """
@@ -40,6 +42,8 @@ from offrl.policy import Policy
 from offrl.run import FORMAT, Run, read_run
 
 _STATE, _PAGE = "state.safetensors", "checkpoint.toml"
+STEP, SELECTED = "step", "selected"  # kinds of checkpoints, and how their folders begin
+SELECTION = "selection.json"
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,19 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
 
 
-def save(seed_folder: Path, step: int, trees: dict[str, State], page: dict[str, Any]) -> Path:
+def save(
+    seed_folder: Path,
+    step: int,
+    trees: dict[str, State],
+    page: dict[str, Any],
+    kind: str = STEP,
+) -> Path:
     """Write checkpoint `step`, whole or not at all; an older one of that step is replaced.
 
-    Raises OffrlError where the disk refuses; it never says "saved" for what is not.
+    `kind` is STEP or SELECTED. Raises OffrlError where the disk refuses; it never says "saved" for
+    what is not.
     """
-    folder = _folder(seed_folder, step)
+    folder = seed_folder / "checkpoints" / f"{kind}_{step:08d}"
     staging = folder.with_name(f".{folder.name}.tmp")
     tensors = {k: t.detach().cpu().clone().contiguous() for k, t in flatten(trees).items()}
     try:
@@ -143,14 +154,10 @@ def _digest_line(data: bytes, text: bytes) -> bytes:
     return f'sha256 = "{hashlib.sha256(data + text).hexdigest()}"\n'.encode()
 
 
-def _folder(seed_folder: Path, step: int) -> Path:
-    return seed_folder / "checkpoints" / f"step_{step:08d}"
-
-
-def folders(seed_folder: Path) -> dict[int, Path]:
+def folders(seed_folder: Path, kind: str = STEP) -> dict[int, Path]:
     """The checkpoints of a seed by step, oldest first."""
-    found = (seed_folder / "checkpoints").glob("step_*")
-    numbers = {path: path.name.removeprefix("step_") for path in found}
+    found = (seed_folder / "checkpoints").glob(f"{kind}_*")
+    numbers = {path: path.name.removeprefix(f"{kind}_") for path in found}
     steps = {int(number): path for path, number in numbers.items() if number.isdigit()}
     return dict(sorted(steps.items()))
 
@@ -199,7 +206,7 @@ class TrainedRun:
         network: nn.Module | None = None,
         device: str = "cpu",
     ) -> Policy:
-        """The trained policy of a seed (the lowest by default) at a checkpoint: "last" or a step.
+        """The trained policy of a seed (the lowest by default) at "last", "selected" or a step.
 
         `network` is needed only where a user's algorithm brought a policy network of its own.
         """
@@ -213,8 +220,13 @@ class TrainedRun:
         return _policy(found, network, device)
 
     def checkpoint(self, seed: int, which: str | int = "last") -> Checkpoint:
-        """The checkpoint of a seed: "last" is the newest whole one, a number is that step."""
+        """The checkpoint of a seed: "last" is the newest whole one, a number is that step.
+
+        "selected" is the one that RUN/selection.json names, else the best by `--select`.
+        """
         seed_folder = self.dir / f"seed_{seed}"
+        if str(which) == SELECTED:
+            return self._selected(seed, seed_folder)
         if str(which) == "last":
             found = newest(seed_folder)
         else:
@@ -230,6 +242,56 @@ class TrainedRun:
                 f"{seed_folder} has no checkpoint yet.", "Train it first, or go on with --resume."
             )
         return found
+
+    @property
+    def selection(self) -> dict[str, Any] | None:
+        """What `offrl select` wrote of this run; None where it did not.
+
+        Raises CorruptDataError where the file is damaged.
+        """
+        path = self.dir / SELECTION
+        if not path.exists():
+            return None
+        try:
+            page = json.loads(path.read_text("utf-8"))
+            if page["format"] != FORMAT:
+                raise IncompatibleVersionError(
+                    f"{path} has format {page['format']}; this offrl reads format {FORMAT}.",
+                    "Install the offrl that wrote it.",
+                )
+            _ = {int(seed): int(one["step"]) for seed, one in page["seeds"].items()}, page["picked"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CorruptDataError(
+                f"{path} cannot be read: {error}.", "Remove it, or run `offrl select` again."
+            ) from error
+        return page
+
+    def _selected(self, seed: int, seed_folder: Path) -> Checkpoint:
+        chosen = (self.selection or {"seeds": {}})["seeds"].get(str(seed))
+        if chosen is not None:
+            return self.checkpoint(seed, int(chosen["step"]))
+        kept = folders(seed_folder, SELECTED)
+        if not kept:
+            raise NotFoundError(
+                f"{seed_folder} has no checkpoint 'selected'.",
+                "Use last; or train with --select, or run `offrl select`.",
+            )
+        return read(kept[max(kept)])
+
+    def picked(self, seed: int, which: str | int = "last") -> str:
+        """How the checkpoint `which` of a seed was picked, in a few words.
+
+        Raises NotFoundError where there is none.
+        """
+        if str(which) == "last":
+            return "last"
+        if str(which) != SELECTED:
+            return f"step {which}"
+        selection = self.selection
+        if selection is not None and str(seed) in selection["seeds"]:
+            return str(selection["picked"])
+        criterion = self.checkpoint(seed, which).page["selected"]["criterion"]
+        return f"selected by {criterion} on held-out episodes, while training"
 
 
 def _policy(found: Checkpoint, network: nn.Module | None, device: str) -> Policy:

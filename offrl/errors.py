@@ -8,6 +8,7 @@ OffrlError                     1  the work failed
 ├── IncompatibleVersionError   1  written by a version this one cannot read
 ├── LockedError                1  another process is using it
 ├── NumericsError              1  a loss or a gradient stopped being finite
+├── FloorError                 1  a policy that acts fell below its floor
 ├── EnvError                   1  an environment cannot be made or does not fit
 └── WorkError                  1  a policy or an environment of the user raised
 """
@@ -55,6 +56,10 @@ class LockedError(OffrlError):
 
 class NumericsError(OffrlError):
     """A loss or a gradient stopped being finite."""
+
+
+class FloorError(OffrlError):
+    """A policy that acts fell below the floor it was given, and was rolled back."""
 
 
 class EnvError(OffrlError):

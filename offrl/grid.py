@@ -19,8 +19,8 @@ from offrl.algos import get, source_of
 from offrl.checkpoint import TrainedRun
 from offrl.data.dataset import Dataset
 from offrl.data.durable import write_file
-from offrl.errors import ConfigError, NumericsError
-from offrl.events import Diverged, Event
+from offrl.errors import ConfigError
+from offrl.events import Endings, Event
 from offrl.plan import Plan, beside, resolve
 from offrl.run import FORMAT, SETTINGS, read_toml
 from offrl.training import locked, train_together
@@ -70,17 +70,13 @@ def fit_grid(
         hyperparameters={k: v for k, v in settings.items() if k not in SETTINGS},
         **given,
     )
-    diverged: list[str] = []
+    endings = Endings()
     with closing(train_grid(plan)) as events:
         for point, event in events:
             if on_event:
                 on_event(point, event)
-            if isinstance(event, Diverged):
-                diverged.append(f"Seed {event.seed} of {point} has diverged: {event.message}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"The last good state of each is kept in {plan.dir}."
-        )
+            endings.see(event, point)
+    endings.check(plan.dir)
     return {
         name: TrainedRun(one.dir, one.run, one.run.settings.seeds)
         for name, one in plan.points.items()

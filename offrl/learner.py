@@ -106,15 +106,17 @@ class Learner:
             )
         return self._with(params=new_params, adam=new_adam), metrics
 
-    def track(self, name: str, rate: float | Tensor) -> "Learner":
-        """Move target_<name> towards <name>: target <- (1 - rate) target + rate online.
+    def track(self, names: str | tuple[str, ...], rate: float | Tensor) -> "Learner":
+        """Move target_<name> of each towards <name>: target <- (1 - rate) target + rate online.
 
         Parameters are interpolated; buffers never move. rate = 1 is a hard update, and a copy.
         """
-        params: Params = self.state["params"]
-        online, target = params[name], params[f"target_{name}"]
-        moved = {key: torch.lerp(target[key], online[key], rate) for key in target}
-        return self._with(params={**params, f"target_{name}": moved})
+        params: Params = dict(self.state["params"])
+        for name in (names,) if isinstance(names, str) else names:
+            online, target = params[name], params[f"target_{name}"]
+            moved = {key: torch.lerp(target[key], online[key], rate) for key in target}
+            params[f"target_{name}"] = moved
+        return self._with(params=params)
 
     def copy(self, name: str, into: str) -> "Learner":
         """Give the network `into` the parameters of the network `name`, and a fresh Adam."""

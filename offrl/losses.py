@@ -1,6 +1,7 @@
 """The maths of every algorithm: pure functions of tensors, each with its source."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,30 @@ def discounted_sums(x: Tensor, carry: Tensor) -> Tensor:
         carry[-span:] = 0
         span *= 2
     return total
+
+
+def returns_to_go(
+    reward: Tensor,
+    terminated: Tensor,
+    last: Tensor,
+    discount: float,
+    failure: float | None = None,
+) -> Tensor:
+    """Discounted sum of rewards from each step to the end of its episode, all arguments [N].
+
+    Where rewards only tell success, `failure` is that of a step without it: an episode that was cut
+    off goes on failing, and one that never succeeded is worth failure / (1 - discount) at all of
+    its steps, however it ended (Cal-QL, 2303.05479, and the authors' code).
+    """
+    carry = discount * (~last).to(reward.dtype)
+    if failure is None:
+        return discounted_sums(reward, carry)
+    for_ever = failure / (1 - discount)
+    cut = (last & (terminated == 0)).to(reward.dtype)
+    found = discounted_sums(reward + cut * discount * for_ever, carry)
+    episode = last.cumsum(0) - last.long()  # the number of each row's
+    successes = torch.zeros_like(episode).index_add(0, episode, (reward != failure).long())
+    return torch.where(successes[episode] > 0, found, for_ever)
 
 
 def advantage_lambda(
@@ -152,6 +177,14 @@ def differing_share(action: Tensor, logged: Tensor) -> Tensor:
     return (action != logged).to(torch.get_default_dtype()).mean()
 
 
+def departure(pi: Any, logged: Tensor) -> dict[str, Tensor]:
+    """How far the likeliest actions of a policy's distribution `pi` are from the logged ones."""
+    if logged.is_floating_point():
+        half = (pi.high - pi.low) / 2
+        return {"policy/action_distance": action_distance(pi.mode(), logged, half)}
+    return {"policy/action_differs": differing_share(pi.mode(), logged)}
+
+
 def value_metrics(q: Tensor, target: Tensor) -> dict[str, Tensor]:
     """What the over-estimation watch reads of logged actions' values q [M, B], and the error."""
     return {
@@ -159,6 +192,25 @@ def value_metrics(q: Tensor, target: Tensor) -> dict[str, Tensor]:
         "critic/q_abs_mean": q.abs().mean(),
         "critic/q_abs_max": q.abs().max(),
         "critic/td_error": (q - target).abs().mean(),
+    }
+
+
+def weighted_imitation(
+    pi: Any, action: Tensor, advantage: Tensor, temperature: Tensor | float, weight_cap: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """-mean(awr_weight(A) log pi(a|s)) of logged actions, and what its weights are like."""
+    weight = awr_weight(advantage, temperature, weight_cap)
+    log_prob = pi.log_density(action)
+    loss = -(weight * log_prob).mean()
+    return loss, {
+        "policy/loss": loss,
+        "policy/log_prob": log_prob.mean(),
+        "policy/entropy": pi.entropy(),
+        "policy/weight_ess": effective_share(weight),
+        "policy/weight_capped": capped_share(advantage, temperature, weight_cap),
+        "policy/weight_max": weight.max(),
+        "policy/advantage_mean": advantage.mean(),
+        "policy/advantage_std": advantage.std(correction=0),
     }
 
 
@@ -183,9 +235,33 @@ def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: 
     return -log_temperature * (log_prob.detach() + target_entropy).mean()
 
 
+def soft_losses(
+    log_prob: Tensor, q: Tensor, log_temperature: Tensor, target_entropy: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The policy's loss and the temperature's, neither with a gradient in the other."""
+    policy = soft_policy_loss(log_prob, q, log_temperature)
+    temperature = temperature_loss(log_temperature, log_prob, target_entropy)
+    return policy + temperature, {
+        "policy/loss": policy,
+        "policy/q_mean": q.mean(),
+        "policy/entropy": -log_prob.mean(),
+        "temperature/loss": temperature,
+        "temperature/value": log_temperature.exp(),
+    }
+
+
 def conservative_gap(values: Tensor, logged: Tensor) -> Tensor:
     """logsumexp over the last axis of values [..., K], less logged [...] (CQL, 2006.04779, eq. 4).
 
     Values of samples come less their log density, so that the sum is an integral over actions.
     """
     return values.logsumexp(-1) - logged
+
+
+def calibrated(q: Tensor, earned: Tensor, free: int) -> Tensor:
+    """Values [M, K, B] of sampled actions, all but the first `free` raised to `earned` [B].
+
+    The free ones are of no policy (Cal-QL, Nakamoto et al. 2023, 2303.05479, eq. 5). Where a value
+    is raised no gradient flows.
+    """
+    return torch.cat([q[:, :free], torch.maximum(q[:, free:], earned)], 1)

@@ -18,7 +18,7 @@ from offrl.checkpoint import load_policy
 from offrl.data.catalogue import resolve as find
 from offrl.data.dataset import Dataset, drop_nonfinite, load
 from offrl.environments import env_for, make_env
-from offrl.errors import ConfigError, OffrlError
+from offrl.errors import ConfigError, OffrlError, suggest
 from offrl.run import (
     SETTINGS,
     Run,
@@ -130,6 +130,7 @@ def resolve(
             "Give more --steps, or shorten its stages (see --help).",
         )
     settings, notes = _resolved(settings, data, together)
+    _check_select(algorithm, settings)
     notes += changed
     notes += [
         f"The recipe of {data.id} has settings for '{name}', which is no algorithm."
@@ -224,6 +225,27 @@ def check_fits(algorithm: type[Algorithm[Any]], dataset: Dataset) -> None:
             f"{algorithm.name} does not learn on {kind} actions, which {dataset.id} has.",
             f"These do: {', '.join(fitting)}.",
         )
+
+
+def _check_select(algorithm: type[Algorithm[Any]], settings: Settings) -> None:
+    """Raise ConfigError where there is nothing to select a checkpoint by."""
+    if settings.select is None:
+        return
+    names = [name for name, _ in algorithm.criteria]
+    if not names:
+        having = ", ".join(name for name in ALGORITHMS if get(name).criteria)
+        raise ConfigError(
+            f"{algorithm.name} has no criterion on held-out episodes to select by.",
+            f"Leave --select away; these have one: {having}.",
+        )
+    if settings.select not in names:
+        raise ConfigError(
+            f"{algorithm.name} has no criterion '{settings.select}'."
+            f"{suggest(settings.select, names)}",
+            f"Use --select {' or '.join(names)}.",
+        )
+    if not settings.holdout:
+        raise ConfigError("No episode is held out to select by.", "Give --holdout 0.2.")
 
 
 def target(out: str | Path | None, resume: bool) -> tuple[Path | None, Run | None]:

@@ -35,6 +35,7 @@ class Settings:
     eval_episodes: int = 10
     log_every: int | None = None
     save_every: int | None = None
+    select: str | None = None
     device: str = "auto"
     compile: str = "auto"
     precision: str = "fp32"
@@ -43,7 +44,7 @@ class Settings:
     clip_actions: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("algo", "dataset", "eval_env", "device"):
+        for name in ("algo", "dataset", "eval_env", "device", "select"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"'{name}' is text, not {value!r}.")

@@ -30,7 +30,18 @@ from offrl.data.durable import write_file
 from offrl.environments import env_for
 from offrl.errors import ConfigError, EnvError, LockedError, NumericsError, OffrlError, WorkError
 from offrl.evaluation.evaluate import evaluate
-from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, Trained, Warned
+from offrl.events import (
+    Diverged,
+    Endings,
+    Evaluated,
+    Event,
+    Finished,
+    Saved,
+    Started,
+    Trained,
+    Warned,
+)
+from offrl.keeping import Keeper
 from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.nn import set_precision
@@ -61,6 +72,7 @@ def fit(
     eval_episodes: int | None = None,
     log_every: int | None = None,
     save_every: int | None = None,
+    select: str | None = None,
     device: str | None = None,
     compile: str | None = None,
     precision: str | None = None,
@@ -89,6 +101,7 @@ def fit(
         eval_episodes=eval_episodes,
         log_every=log_every,
         save_every=save_every,
+        select=select,
         device=device,
         compile=compile,
         precision=precision,
@@ -96,19 +109,15 @@ def fit(
         allow_nonfinite=allow_nonfinite,
         clip_actions=clip_actions,
     )
-    diverged: list[str] = []
+    endings = Endings()
     with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
         for event in events:
             if on_event:
                 on_event(event)
             if isinstance(event, Warned):
                 _LOG.warning(event.message)
-            if isinstance(event, Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"The last good state of each is kept in {plan.dir}."
-        )
+            endings.see(event)
+    endings.check(plan.dir)
     return TrainedRun(plan.dir, plan.run, plan.run.settings.seeds)
 
 
@@ -211,6 +220,9 @@ class _Job:
     began: float = 0.0
     saved: int = -1  # the newest step known to be on the disk
 
+    def __post_init__(self) -> None:
+        self.keeper = Keeper.of(self.plan.algorithm, self.plan.run.settings.select, self.folder)
+
     def events(self, state: State, update: Update, notes: tuple[str, ...]) -> Generator[Event]:
         """Go on from the newest whole checkpoint, or start."""
         now, fresh = self._resume(state)
@@ -252,6 +264,7 @@ class _Job:
 
     def _resume(self, state: State) -> tuple[Progress, bool]:
         found = checkpoints.newest(self.folder) if self.plan.resumed else None
+        self.keeper.go_back(0 if found is None else found.step)
         if found is None:
             return Progress(0, state, state, {}), True
         self.seconds = float(found.page.get("seconds", 0.0))
@@ -274,6 +287,7 @@ class _Job:
                     values = {k: float(v) for k, v in (now.metrics | found).items()}
                     values |= self._holdout(now)
                     rate = (now.step - marked) / max(time.perf_counter() - mark, 1e-9)
+                    self.keeper.see(now.step, values, now.state, self._page())
                     yield Trained(seed, now.step, values, rate)
                     mark, marked = time.perf_counter(), now.step
                 if eval_every and (now.step % eval_every == 0 or last):
@@ -299,12 +313,15 @@ class _Job:
         return Finished(self.seed, now.step, seconds, *said)
 
     def _save(self, now: Progress) -> Saved:
-        page = checkpoints.page_of(self.modules, self.plan.dataset.spec)
-        page["seconds"] = time.perf_counter() - self.began
+        page = self._page() | {"seconds": time.perf_counter() - self.began}
         trees = {"state": now.state, "anchor": now.anchor}
         path = checkpoints.save(self.folder, now.step, trees, page)
         self.saved = now.step
+        self.keeper.clock(now.step)
         return Saved(self.seed, now.step, path)
+
+    def _page(self) -> dict[str, Any]:
+        return checkpoints.page_of(self.modules, self.plan.dataset.spec)
 
     def _holdout(self, now: Progress) -> dict[str, float]:
         if self.held is None:

@@ -17,7 +17,7 @@ RUN = "A run's folder (all its seeds), or one of its seeds: RUN/seed_3."
 ENV = "Environment id; by default the one that the dataset names."
 EPISODES = "Episodes for each seed."
 SEED = "Seed of the episodes; the same seed gives the same episodes."
-CHECKPOINT = "last, or the number of the step that was saved."
+CHECKPOINT = "last; selected, by train --select or offrl select; or the step that was saved."
 N_ENVS = "Environments stepped at once; changes the speed and not one number."
 TRUST_ENV = "Let the dataset's own entry point make the environment. It can run any code."
 
@@ -53,7 +53,9 @@ def register(app: typer.Typer) -> None:
         env: Annotated[str | None, typer.Option(metavar="ENV", help=ENV)] = None,
         episodes: Annotated[int, typer.Option(metavar="N", parser=positive, help=EPISODES)] = 50,
         seed: Annotated[int, typer.Option(metavar="S", parser=natural, help=SEED)] = 0,
-        checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help=CHECKPOINT)] = "last",
+        checkpoint: Annotated[
+            str, typer.Option(metavar="last|selected|STEP", help=CHECKPOINT)
+        ] = "last",
         n_envs: Annotated[
             int | None, typer.Option(metavar="K", parser=positive, help=N_ENVS)
         ] = None,
@@ -62,10 +64,10 @@ def register(app: typer.Typer) -> None:
         """Evaluate a run in its environment."""
         from offrl import evaluate as library_evaluate
 
-        if checkpoint != "last" and not checkpoint.isdecimal():
+        if checkpoint not in ("last", "selected") and not checkpoint.isdecimal():
             raise ConfigError(
-                f"--checkpoint: '{checkpoint}' is neither 'last' nor a step.",
-                "--checkpoint last, or a number under RUN/seed_0/checkpoints",
+                f"--checkpoint: '{checkpoint}' is neither 'last', 'selected' nor a step.",
+                "--checkpoint last, selected, or a number under RUN/seed_0/checkpoints",
             )
         with going_on(f"offrl eval {quoted(run)}"), Counter("evaluating", "episodes") as counter:
             found = library_evaluate(
@@ -94,6 +96,7 @@ def evaluation_pairs(found: dict[str, Any]) -> dict[str, object]:
         "95% interval": f"{interval(found['return_ci'])} over {found['interval_over']}",
         "seeds": found["n_seeds"],
         "episodes": f"{found['n_episodes']} for each seed",
+        **_checkpoint(found),
         "length": f"{number(found['length_mean'])} steps",
     }
     if found["score"] is not None:
@@ -103,6 +106,16 @@ def evaluation_pairs(found: dict[str, Any]) -> dict[str, object]:
         means = (f"{one['seed']}: {number(one['return_mean'])}" for one in found["seeds"])
         pairs["by seed"] = ", ".join(means)
     return pairs
+
+
+def _checkpoint(found: dict[str, Any]) -> dict[str, object]:
+    """Return how the checkpoints were picked, and of which steps they are."""
+    if found["picked"] is None:
+        return {}
+    steps = [str(step) for step in dict.fromkeys(one["checkpoint_step"] for one in found["seeds"])]
+    if found["picked"] == f"step {steps[0]}":
+        return {"checkpoint": found["picked"]}
+    return {"checkpoint": f"{found['picked']} (step {', '.join(steps)})"}
 
 
 def _next(run: str, found: dict[str, Any]) -> str:

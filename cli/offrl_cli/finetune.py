@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offrl.errors import ConfigError, NotFoundError, NumericsError, OffrlError
+from offrl.errors import ConfigError, NotFoundError, OffrlError
+from offrl.events import Endings
 from offrl_cli.commands import command
 from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code, named_algorithm, value_of
 from offrl_cli.output import Answer, Pairs, note, number, quoted
@@ -122,18 +123,14 @@ def act(algo: str | None, env: str | None, env_steps: int | None, **settings: An
     _print(plan)
     command = "train" if plan.parent is None else "finetune"
     code = f"--algo {quoted(plan.run.settings.algo)} " if is_code(plan.run.settings.algo) else ""
-    diverged: list[str] = []
+    endings = Endings()
     label = f"{plan.run.algorithm} in {plan.env}"
     resume = f"offrl {command} {code}--out {quoted(plan.dir)} --resume"
     with going_on(resume), Training(label, plan.run.settings.steps) as show:
         for event in training.train(plan):
             show(event)
-            if isinstance(event, training.Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"a smaller --lr; what was good of each is in {plan.dir}"
-        )
+            endings.see(event)
+    endings.check(plan.dir)
     result = training.result_of(plan.dir)
     pairs: dict[str, object] = {
         "run": result["run"],

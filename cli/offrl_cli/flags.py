@@ -47,6 +47,7 @@ PEERS = {
     "--resume": "--restore --resume-from --load --load-model --checkpoint",
     "--config": "--config-path --config-file --conf-file --hyperparams --hyperparameters -c",
     "--holdout": "--validation-split --val-split --test-size",
+    "--select": "--keep-best --save-best --monitor --early-stopping-metric",
     "--threads": "--num-threads --n-threads --num-workers",
 }
 CONVERSIONS = {
@@ -86,12 +87,13 @@ class TrainCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         algorithm = self.named(args)
+        typed = value_of("--algo", args)
+        known = algorithm is not None and (algorithm == typed or not is_code(algorithm))
         if self.acts(args):
-            self._add_acting()
+            self._add_acting(algorithm if known else None)
         if algorithm is None and not {"-h", "--help"} & set(args):
             raise self.unnamed(args)
-        typed = value_of("--algo", args)
-        if algorithm is not None and (algorithm == typed or not is_code(algorithm)):
+        if algorithm is not None and known:
             fields = fields_of(algorithm)
             _refuse_taken(algorithm, fields, [opt for p in self.params for opt in p.opts])
             self._peers = {**self._peers, **peers_of(fields)}
@@ -122,12 +124,16 @@ class TrainCommand(Command):
             file.is_file() and "online" in _table(file) for file in _files(args)
         )
 
-    def _add_acting(self) -> None:
+    def _add_acting(self, algorithm: str | None) -> None:
         from offrl.algorithm import fields_of as fields
-        from offrl.online.schedule import OnlineConfig
+        from offrl.algos import get
+        from offrl.online.schedule import SCHEDULES, ReplayConfig
 
+        acts = "" if algorithm is None else get(algorithm).acts
         taken = {opt for p in self.params for opt in p.opts}
-        found = [field for field in fields(OnlineConfig) if flag(field) not in taken]
+        found = [
+            field for field in fields(SCHEDULES.get(acts, ReplayConfig)) if flag(field) not in taken
+        ]
         self._peers = {**peers_of(found), **self._peers}
         self._acting = {f"{ONLINE_PREFIX}{field.name}": field.name for field in found}
         self.params = [*self.params, *options("Acting", found, ONLINE_PREFIX)]

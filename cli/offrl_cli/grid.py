@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from offrl.errors import ConfigError, NumericsError
+from offrl.errors import ConfigError
 from offrl_cli.flags import is_code
 from offrl_cli.output import Answer, Pairs, Rows, note, number, quoted
 from offrl_cli.progress import Training
@@ -39,7 +39,7 @@ def train_grid(
     """Train the grid of `words`, or go on with the one that `given` names."""
     from offrl import grid as library
     from offrl.checkpoint import TrainedRun
-    from offrl.events import Diverged
+    from offrl.events import Endings
     from offrl_cli.train import print_settings
 
     plan = library.resolve_grid(algo, dataset, parsed(words), **given)
@@ -49,7 +49,7 @@ def train_grid(
     note(f"grid: {plan.dir} ({len(plan.points)} runs{', resumed' if plan.resumed else ''})")
     code = f"--algo {quoted(settings.algo)} " if is_code(settings.algo) else ""
     resume = f"offrl train {code}--out {quoted(plan.dir)} --resume"
-    diverged: list[str] = []
+    endings = Endings()
     label = f"{first.run.algorithm} on {first.dataset.id}"
     with (
         going_on(resume),
@@ -58,12 +58,8 @@ def train_grid(
     ):
         for point, event in events:
             show(event, point)
-            if isinstance(event, Diverged):
-                diverged.append(f"Seed {event.seed} of {point} has diverged: {event.message}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"a smaller --lr; the last good checkpoints are in {plan.dir}"
-        )
+            endings.see(event, point)
+    endings.check(plan.dir)
     runs = {
         point: TrainedRun(one.dir, one.run, settings.seeds).result
         for point, one in plan.points.items()

@@ -116,7 +116,7 @@ class Training:
 
     def __call__(self, event: "Event", point: str = "") -> None:
         """Show one event of a training run, the run being one `point` of a grid where named."""
-        from offrl.events import Diverged, Evaluated, Finished, Started, Trained, Warned
+        from offrl.events import Diverged, Evaluated, Finished, RolledBack, Started, Trained, Warned
 
         who = f"{point} seed {event.seed}".strip()
         if isinstance(event, Started):
@@ -137,7 +137,7 @@ class Training:
             self._line(f"{who}, {at}: return {mean} {bounds}")
         elif isinstance(event, Warned):
             self._line(f"{point} warning: {event.message}".strip())
-        elif isinstance(event, Diverged):
+        elif isinstance(event, Diverged | RolledBack):
             self._line(f"{who} stopped at step {event.step}: {event.message}")
         elif isinstance(event, Finished):
             if who in self.moved:

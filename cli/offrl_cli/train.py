@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offrl.errors import ConfigError, NumericsError
+from offrl.errors import ConfigError
+from offrl.events import Endings
 from offrl_cli.commands import command
 from offrl_cli.finetune import act
 from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
@@ -37,6 +38,10 @@ THREADS = "Threads of the processor; bits depend on it."
 NONFINITE = "Leave out episodes that hold NaN or infinite values, instead of refusing them."
 CLIP = "Clip actions outside the bounds of their space, instead of refusing them."
 SAVE_EVERY = "Gradient steps between checkpoints."
+SELECT = (
+    "Keep the best checkpoint by a criterion on held-out episodes, such as loss for bc,"
+    " as 'selected' [default: none]."
+)
 LOG_EVERY = "Gradient steps between rows of metrics.csv."
 OUT = "Folder of the run [default: runs/<algo>/<dataset>/<time>]."
 GRID = "Values of a traced setting, trained with one compiled update; several give the product."
@@ -87,6 +92,7 @@ def register(app: typer.Typer) -> None:
         log_every: Annotated[
             int | None, typer.Option(metavar="N", parser=positive, help=LOG_EVERY)
         ] = None,
+        select: Annotated[str | None, typer.Option(metavar="CRITERION", help=SELECT)] = None,
         allow_nonfinite: Annotated[
             str | None,
             typer.Option(metavar="drop-episode", parser=one_of("drop-episode"), help=NONFINITE),
@@ -125,6 +131,7 @@ def register(app: typer.Typer) -> None:
             "steps": steps,
             "holdout": holdout,
             "eval_env": eval_env,
+            "select": select,
             "allow_nonfinite": allow_nonfinite,
             "clip_actions": clip_actions or None,
         }
@@ -158,21 +165,17 @@ def _work(plan: "Plan") -> Answer:
     settings = plan.run.settings
     print_settings(plan)
     code = f"--algo {quoted(settings.algo)} " if is_code(settings.algo) else ""
-    diverged: list[str] = []
+    endings = Endings()
     label = f"{plan.run.algorithm} on {plan.dataset.id}"
     resume = f"offrl train {code}--out {quoted(plan.dir)} --resume"
     with going_on(resume), Training(label, settings.steps) as show:
         for event in training.train(plan):
             show(event)
-            if isinstance(event, training.Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
+            endings.see(event)
     result = TrainedRun(plan.dir, plan.run, settings.seeds).result
     for warning in result.get("warnings", ()):
         note(f"warning: {warning}")
-    if diverged:
-        raise NumericsError(
-            " ".join(diverged), f"a smaller --lr; the last good checkpoints are in {plan.dir}"
-        )
+    endings.check(plan.dir)
     seeds = ", ".join(str(seed) for seed in settings.seeds)
     pairs = {
         "run": result["run"],
@@ -183,12 +186,27 @@ def _work(plan: "Plan") -> Answer:
         "steps per second": number(result["steps_per_second"], 0),
         "seconds": number(result["wall_seconds"], 1),
     }
+    pairs |= _kept(result)
     reported = {name: result[name] for name in plan.algorithm.reports if name in result}
     pairs |= {name: _over_seeds(found) for name, found in reported.items()}
     env = "" if settings.eval_env is None else f" --env {quoted(settings.eval_env)}"
     if plan.run.env is None and not env:
         env = " --env ENV"
     return Answer(result, [Pairs(pairs)], next=f"offrl eval {quoted(plan.dir)}{env}")
+
+
+def _kept(result: dict[str, Any]) -> dict[str, object]:
+    """What was selected while training, and the returns, each with how it was picked."""
+    pairs: dict[str, object] = {}
+    if found := result.get("selected"):
+        steps = ", ".join(f"{seed}: {one['step']}" for seed, one in found["seeds"].items())
+        pairs["selected"] = f"{found['picked']}, at step by seed {steps}"
+    if tried := result.get("evaluations"):
+        episodes = f"{tried['n_episodes']} episodes for each seed"
+        pairs["return, last"] = f"{number(tried['last']['return_mean'])} over {episodes}"
+        best = tried["best"]
+        pairs["return, best"] = f"{number(best['return_mean'])} ({best['picked']})"
+    return pairs
 
 
 def _over_seeds(found: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from offrl.errors import ConfigError, NotFoundError, suggest
 ALGORITHMS = {
     "awr": "offrl.algos.awr:AWR",
     "bc": "offrl.algos.bc:BC",
+    "cal-ql": "offrl.algos.cal_ql:CalQL",
     "cql": "offrl.algos.cql:CQL",
     "ddpg": "offrl.algos.ddpg:DDPG",
     "dqn": "offrl.algos.dqn:DQN",

@@ -57,6 +57,7 @@ class AWR(Algorithm[AWRConfig]):
 
     name = "awr"
     summary = "Imitate the logged actions, the better the more (advantage-weighted regression)."
+    criteria = (("log_prob", "highest"),)
     Config = AWRConfig
 
     def __init__(self, config: AWRConfig, spec: Spec) -> None:
@@ -82,19 +83,7 @@ class AWR(Algorithm[AWRConfig]):
         """Weighted negative log-likelihood of the logged actions."""
         pi, advantage = nets.policy(batch.obs), batch.columns["advantage"]
         temperature, cap = nets.scalar("temperature"), self.config.weight_cap
-        weight = losses.awr_weight(advantage, temperature, cap)
-        log_prob = pi.log_density(batch.action)
-        loss = -(weight * log_prob).mean()
-        metrics = {
-            "policy/loss": loss,
-            "policy/log_prob": log_prob.mean(),
-            "policy/entropy": pi.entropy(),
-            "policy/weight_ess": losses.effective_share(weight),
-            "policy/weight_capped": losses.capped_share(advantage, temperature, cap),
-            "policy/weight_max": weight.max(),
-            "policy/advantage_mean": advantage.mean(),
-            "policy/advantage_std": advantage.std(correction=0),
-        }
+        loss, metrics = losses.weighted_imitation(pi, batch.action, advantage, temperature, cap)
         if self.checked:
             tilt = losses.awr_log_weight(batch.columns["advantages"], temperature, cap)
             tilted = torch.log_softmax(nets.behavior(batch.obs).log_probs + tilt, -1)

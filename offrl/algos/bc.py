@@ -46,6 +46,7 @@ class BC(Algorithm[BCConfig]):
 
     name = "bc"
     summary = "Imitate the logged actions, of all episodes or of the best."
+    criteria = (("loss", "lowest"),)
     Config = BCConfig
 
     def networks(self) -> dict[str, nn.Module]:

@@ -14,11 +14,10 @@ from typing import Annotated, final
 import torch
 from torch import Tensor, nn
 
-from offrl import losses
-from offrl.algorithm import Algorithm, CriticConfig, Peers
+from offrl.algorithm import Algorithm, Peers
 from offrl.batch import Batch
+from offrl.critics import CriticConfig, actor_critic, climb, least_error
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Critic, policy_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,39 +37,25 @@ class DDPG(Algorithm[DDPGConfig]):
 
     name = "ddpg"
     summary = "Deterministic policy gradient with one critic; fails on most fixed logs."
-    acts = True
+    acts = "replay"
     spaces = ("box",)
     targets = ("policy", "critic")
     Config = DDPGConfig
 
     def networks(self) -> dict[str, nn.Module]:
-        c, sizes = self.config, (self.spec.obs_dim, self.spec.action_dim)
-        shape = (c.hidden_size, c.hidden_layers)
-        return {
-            "policy": policy_head("deterministic", *sizes, *shape),
-            "critic": Critic(*sizes, *shape, c.critics, c.layer_norm),
-        }
+        return actor_critic(self.config, self.spec, "deterministic")
 
     def critic_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared error of Q against the target networks."""
         with torch.no_grad():
             next_action = nets.target_policy(batch.next_obs).action
-            future = nets.target_critic(batch.next_obs, next_action).amin(0)
-            target = losses.td_target(batch.reward, future, batch.terminated, self.config.discount)
-        return losses.critic_loss(nets.critic(batch.obs, batch.action), target)
+        return least_error(nets, batch, next_action, self.config.discount)
 
     def policy_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """-Q(s, pi(s))."""
-        pi = nets.policy(batch.obs)
-        value = nets.critic(batch.obs, pi.action, 1).mean()
-        return -value, {
-            "policy/loss": -value,
-            "policy/q_mean": value,
-            "policy/action_distance": losses.action_distance(pi.action, batch.action, pi.half),
-        }
+        return climb(nets, batch)
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
-        learner, metrics = learner.descend("critic", self.critic_loss, batch)
-        learner, more = learner.descend("policy", self.policy_loss, batch)
-        rate = learner.scalar("target_rate")
-        return learner.track("critic", rate).track("policy", rate), metrics | more
+        learner, critic = learner.descend("critic", self.critic_loss, batch)
+        learner, policy = learner.descend("policy", self.policy_loss, batch)
+        return learner.track(self.targets, learner.scalar("target_rate")), critic | policy

@@ -54,7 +54,7 @@ class DQN(Algorithm[DQNConfig]):
 
     name = "dqn"
     summary = "Q-learning with a target network (double DQN); no guard against unseen actions."
-    acts = True
+    acts = "replay"
     spaces = ("discrete",)
     targets = ("policy",)
     Config = DQNConfig

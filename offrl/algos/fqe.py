@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from offrl import losses
-from offrl.algorithm import TRACED, Algorithm, CriticConfig, Peers
+from offrl.algorithm import TRACED, Algorithm, Peers
 from offrl.batch import Batch, Table
+from offrl.critics import CriticConfig, critics, logged_value
 from offrl.distributions import Deterministic
 from offrl.errors import ConfigError
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Critic, DiscreteCritic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,7 @@ class FQE(Algorithm[FQEConfig]):
     def networks(self) -> dict[str, nn.Module]:
         if self.policy is None:
             raise ConfigError("fqe judges a policy, and none was given.", "Give policy=MODULE.")
-        c, sizes = self.config, (self.spec.obs_dim, self.spec.action_dim)
-        critic = DiscreteCritic if self.spec.discrete else Critic
-        shape = (c.hidden_size, c.hidden_layers, c.critics, c.layer_norm)
-        return {"critic": critic(*sizes, *shape), "policy": copy.deepcopy(self.policy)}
+        return {"critic": critics(self.config, self.spec), "policy": copy.deepcopy(self.policy)}
 
     def draws(self) -> dict[str, tuple[int, ...]]:
         if self.spec.discrete or self.config.acts == "mode":
@@ -121,13 +118,11 @@ class FQE(Algorithm[FQEConfig]):
             target = torch.clamp(plain, nets.scalar("lowest"), nets.scalar("highest"))
             mine = nets.policy(batch.obs).mode()
         if self.spec.discrete:
-            logged = losses.chosen(nets.critic(batch.obs), batch.action)
             far = {"policy/action_differs": losses.differing_share(mine, batch.action)}
         else:
-            logged = nets.critic(batch.obs, batch.action)
             half = (nets.buffer("critic", "action_high") - nets.buffer("critic", "action_low")) / 2
             far = {"policy/action_distance": losses.action_distance(mine, batch.action, half)}
-        loss, metrics = losses.critic_loss(logged, target)
+        loss, metrics = losses.critic_loss(logged_value(nets.critic, batch), target)
         return loss, metrics | far | {"critic/clipped": (plain != target).to(loss).mean()}
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:

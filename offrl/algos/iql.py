@@ -9,7 +9,6 @@ lacks is ever asked for. Source: Kostrikov et al. 2021, 2110.06169, eq. 5 to 7, 
 code at 09d7002. Deviations: see docs/algorithms/iql.md.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, final
 
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from offrl import losses
-from offrl.algorithm import TRACED, Algorithm, CriticConfig, Peers
+from offrl.algorithm import TRACED, Algorithm, Peers
 from offrl.batch import Batch
+from offrl.critics import CriticConfig, actor, critics, logged_value
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Critic, DiscreteCritic, Value, policy_head
+from offrl.nn import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +65,23 @@ class IQL(Algorithm[IQLConfig]):
 
     name = "iql"
     summary = "Imitate the logged actions that beat a learned value (implicit Q-learning)."
-    acts = True
+    acts = "replay"
     targets = ("critic",)
+    criteria = (("log_prob", "highest"),)
     Config = IQLConfig
 
     def networks(self) -> dict[str, nn.Module]:
-        c, sizes = self.config, (self.spec.obs_dim, self.spec.action_dim)
-        shape = (c.hidden_size, c.hidden_layers)
-        critic = DiscreteCritic if self.spec.discrete else Critic
+        c = self.config
         return {
-            "policy": policy_head(
-                "categorical" if self.spec.discrete else "gaussian", *sizes, *shape
-            ),
-            "value": Value(self.spec.obs_dim, *shape),
-            "critic": critic(*sizes, *shape, c.critics, c.layer_norm),
+            "policy": actor(c, self.spec, "gaussian"),
+            "value": Value(self.spec.obs_dim, c.hidden_size, c.hidden_layers),
+            "critic": critics(c, self.spec),
         }
-
-    def logged_value(self, critic: Callable[..., Tensor], batch: Batch) -> Tensor:
-        """[M, B], what a critic says of the logged actions."""
-        if self.spec.discrete:
-            return losses.chosen(critic(batch.obs), batch.action)
-        return critic(batch.obs, batch.action)
 
     def advantage(self, nets: Nets, batch: Batch) -> Tensor:
         """[B], the least of the target critics less V; only V's gradient flows."""
         with torch.no_grad():
-            q = self.logged_value(nets.target_critic, batch).amin(0)
+            q = logged_value(nets.target_critic, batch).amin(0)
         return q - nets.value(batch.obs)
 
     def value_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -104,31 +95,15 @@ class IQL(Algorithm[IQLConfig]):
         pi, advantage = nets.policy(batch.obs), self.advantage(nets, batch)
         # Infinite where the inverse is 0, and then every weight is 1: behaviour cloning.
         temperature, cap = 1 / nets.scalar("inverse_temperature"), self.config.weight_cap
-        weight = losses.awr_weight(advantage, temperature, cap)
-        log_prob = pi.log_density(batch.action)
-        loss = -(weight * log_prob).mean()
-        metrics = {
-            "policy/loss": loss,
-            "policy/log_prob": log_prob.mean(),
-            "policy/entropy": pi.entropy(),
-            "policy/weight_ess": losses.effective_share(weight),
-            "policy/weight_capped": losses.capped_share(advantage, temperature, cap),
-            "policy/weight_max": weight.max(),
-            "policy/advantage_mean": advantage.mean(),
-            "policy/advantage_std": advantage.std(correction=0),
-        }
-        if self.spec.discrete:
-            differs = losses.differing_share(pi.mode(), batch.action)
-            return loss, metrics | {"policy/action_differs": differs}
-        distance = losses.action_distance(pi.mode(), batch.action, (pi.high - pi.low) / 2)
-        return loss, metrics | {"policy/action_distance": distance}
+        loss, metrics = losses.weighted_imitation(pi, batch.action, advantage, temperature, cap)
+        return loss, metrics | losses.departure(pi, batch.action)
 
     def critic_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared error of every critic against the reward and the next state's V."""
         with torch.no_grad():
             future, discount = nets.value(batch.next_obs), self.config.discount
             target = losses.td_target(batch.reward, future, batch.terminated, discount)
-        return losses.critic_loss(self.logged_value(nets.critic, batch), target)
+        return losses.critic_loss(logged_value(nets.critic, batch), target)
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
         learner, value = learner.descend("value", self.value_loss, batch)

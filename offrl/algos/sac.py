@@ -20,14 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from offrl import losses
-from offrl.algorithm import Algorithm, CriticConfig, Peers
+from offrl.algorithm import Algorithm, Peers
 from offrl.batch import Batch
+from offrl.critics import SoftConfig, actor_critic, logged_value
 from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Critic, DiscreteCritic, Scalar, policy_head
+from offrl.nn import Scalar
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig(CriticConfig):
+class SACConfig(SoftConfig):
     """Settings of soft actor-critic."""
 
     initial_temperature: Annotated[
@@ -35,11 +36,6 @@ class SACConfig(CriticConfig):
         "Reward worth one nat of entropy, at first; then it is learned.",
         Peers("init_temperature", "initial_alpha", "ent_coef", "init_alpha"),
     ] = 1.0
-    dimension_entropy: Annotated[
-        float,
-        "Entropy aimed at of a dimension of a continuous action, in nats over [-1, 1].",
-        Peers("target_entropy", conversion="ours is of one dimension"),
-    ] = -1.0
     entropy_share: Annotated[
         float,
         "Entropy aimed at of a discrete action, as a share of the largest.",
@@ -49,7 +45,6 @@ class SACConfig(CriticConfig):
     def rules(self) -> dict[str, tuple[bool, str]]:
         return super().rules() | {
             "initial_temperature": (self.initial_temperature > 0, "above 0"),
-            "dimension_entropy": (self.dimension_entropy < math.log(2), "below log 2"),
             "entropy_share": (0 < self.entropy_share < 1, "between 0 and 1"),
         }
 
@@ -60,21 +55,14 @@ class SAC(Algorithm[SACConfig]):
 
     name = "sac"
     summary = "Soft actor-critic with a learned temperature; made for acting, not for fixed logs."
-    acts = True
+    acts = "replay"
     targets = ("critic",)
     Config = SACConfig
 
     def networks(self) -> dict[str, nn.Module]:
-        c, sizes = self.config, (self.spec.obs_dim, self.spec.action_dim)
-        shape = (c.hidden_size, c.hidden_layers)
-        critic = DiscreteCritic if self.spec.discrete else Critic
-        return {
-            "policy": policy_head(
-                "categorical" if self.spec.discrete else "squashed", *sizes, *shape
-            ),
-            "critic": critic(*sizes, *shape, c.critics, c.layer_norm),
-            "log_temperature": Scalar(math.log(c.initial_temperature)),
-        }
+        temperature = Scalar(math.log(self.config.initial_temperature))
+        found = actor_critic(self.config, self.spec, "squashed")
+        return {**found, "log_temperature": temperature}
 
     def draws(self) -> dict[str, tuple[int, ...]]:
         if self.spec.discrete:
@@ -103,20 +91,8 @@ class SAC(Algorithm[SACConfig]):
         """The policy's loss and the temperature's, neither with a gradient in the other."""
         pi, log_temperature = nets.policy(batch.obs), nets.log_temperature()
         log_prob, q = self.expected(pi, nets.critic, batch.obs, batch.noise.get("here"))
-        policy = losses.soft_policy_loss(log_prob, q, log_temperature)
-        temperature = losses.temperature_loss(log_temperature, log_prob, self.target_entropy)
-        metrics = {
-            "policy/loss": policy,
-            "policy/q_mean": q.mean(),
-            "policy/entropy": -log_prob.mean(),
-            "temperature/loss": temperature,
-            "temperature/value": log_temperature.exp(),
-        }
-        if self.spec.discrete:
-            differs = losses.differing_share(pi.mode(), batch.action)
-            return policy + temperature, metrics | {"policy/action_differs": differs}
-        distance = losses.action_distance(pi.mode(), batch.action, (pi.high - pi.low) / 2)
-        return policy + temperature, metrics | {"policy/action_distance": distance}
+        loss, metrics = losses.soft_losses(log_prob, q, log_temperature, self.target_entropy)
+        return loss, metrics | losses.departure(pi, batch.action)
 
     def critic_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared error of every critic against the soft value of the next state."""
@@ -127,11 +103,7 @@ class SAC(Algorithm[SACConfig]):
             target = losses.td_target(
                 batch.reward, q + bonus, batch.terminated, self.config.discount
             )
-        if self.spec.discrete:
-            q = losses.chosen(nets.critic(batch.obs), batch.action)
-        else:
-            q = nets.critic(batch.obs, batch.action)
-        loss, metrics = losses.critic_loss(q, target)
+        loss, metrics = losses.critic_loss(logged_value(nets.critic, batch), target)
         return loss, metrics | {"critic/bonus": bonus.mean()}
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:

@@ -12,14 +12,13 @@ Deviations: see docs/algorithms/td3-bc.md.
 from dataclasses import dataclass
 from typing import Annotated, final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from offrl import losses
-from offrl.algorithm import TRACED, Algorithm, DelayedConfig, Peers
+from offrl.algorithm import TRACED, Peers
 from offrl.batch import Batch
-from offrl.learner import Learner, Metrics, Nets
-from offrl.nn import Critic, policy_head
+from offrl.critics import Delayed, DelayedConfig, least_error, smoothed_action
+from offrl.learner import Metrics, Nets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,37 +37,16 @@ class TD3BCConfig(DelayedConfig):
 
 
 @final
-class TD3BC(Algorithm[TD3BCConfig]):
+class TD3BC(Delayed[TD3BCConfig]):
     """TD3 whose policy also imitates the log."""
 
     name = "td3-bc"
     summary = "Follow the critic's gradient near the logged actions (TD3+BC)."
-    acts = True
-    spaces = ("box",)
-    targets = ("policy", "critic")
     Config = TD3BCConfig
-
-    def networks(self) -> dict[str, nn.Module]:
-        c, sizes = self.config, (self.spec.obs_dim, self.spec.action_dim)
-        shape = (c.hidden_size, c.hidden_layers)
-        return {
-            "policy": policy_head("deterministic", *sizes, *shape),
-            "critic": Critic(*sizes, *shape, c.critics, c.layer_norm),
-        }
-
-    def draws(self) -> dict[str, tuple[int, ...]]:
-        return {"smoothing": (self.spec.action_dim,)}
 
     def critic_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared error of every critic against the least of the target critics."""
-        with torch.no_grad():
-            pi = nets.target_policy(batch.next_obs)
-            std, limit = nets.scalar("smoothing"), nets.scalar("smoothing_clip")
-            noise = batch.noise["smoothing"]
-            next_action = losses.smoothed(pi.action, noise, std, limit, pi.low, pi.high)
-            future = nets.target_critic(batch.next_obs, next_action).amin(0)
-            target = losses.td_target(batch.reward, future, batch.terminated, self.config.discount)
-        return losses.critic_loss(nets.critic(batch.obs, batch.action), target)
+        return least_error(nets, batch, smoothed_action(nets, batch), self.config.discount)
 
     def policy_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """-Q_1(s, pi(s)) in units of its own size, and the squared distance from the log."""
@@ -82,17 +60,3 @@ class TD3BC(Algorithm[TD3BCConfig]):
             "policy/q_mean": q.mean(),
             "policy/action_distance": distance.sqrt(),
         }
-
-    def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
-        learner, metrics = learner.descend("critic", self.critic_loss, batch)
-        if stage == "policy":
-            learner, more = learner.descend("policy", self.policy_loss, batch)
-            rate = learner.scalar("target_rate")
-            return learner.track("critic", rate).track("policy", rate), metrics | more
-        return learner, metrics
-
-    def least_steps(self) -> int:
-        return self.config.policy_period
-
-    def stage(self, step: int) -> str:
-        return "policy" if (step + 1) % self.config.policy_period == 0 else "critic"

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from offrl.checkpoint import TrainedRun, load_run
+from offrl.checkpoint import SELECTED, TrainedRun, load_run
 from offrl.data.dataset import Dataset, load
 from offrl.data.durable import write_file
 from offrl.data.spec import Spec
@@ -81,6 +81,7 @@ def evaluate(
         reference=reference,
         notes=notes,
         checkpoint=None if judged.dir is None else str(checkpoint),
+        picked=judged.picked,
         episode_seed=seed,
         wall_seconds=time.perf_counter() - started,
     )
@@ -100,6 +101,7 @@ class _Judged:
     dataset_id: str | None = None
     dataset: Dataset | None = None
     notes: tuple[str, ...] = ()
+    picked: str | None = None  # how the checkpoints were
 
 
 def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) -> _Judged:
@@ -112,10 +114,12 @@ def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) ->
                 "Give a run, its folder, or a policy.",
             )
         return _Judged(((None, None, subject),))
-    run, policies = subject.run, []
+    run, policies, picked = subject.run, [], list[str]()
     for seed in subject.seeds:
         step = subject.checkpoint(seed, checkpoint).step
-        policies.append((seed, step, subject.policy(seed, step)))
+        which = checkpoint if str(checkpoint) == SELECTED else step  # "last" may move meanwhile
+        policies.append((seed, step, subject.policy(seed, which)))
+        picked.append(subject.picked(seed, checkpoint))
     dataset, notes = None, ()
     try:
         dataset = load(run.settings.dataset)
@@ -124,7 +128,8 @@ def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) ->
     except OffrlError as error:
         notes = (f"The run's dataset is there but was left aside: {error.cause}",)
     named = run.settings.dataset if dataset is None else dataset.id
-    return _Judged(tuple(policies), subject.dir, run.env, named, dataset, notes)
+    how = "; ".join(dict.fromkeys(picked))
+    return _Judged(tuple(policies), subject.dir, run.env, named, dataset, notes, how)
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,13 @@ def _told(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
         f"Training of seed {seed} stopped early, its checkpoint of step {step} acts: {told[key]}"
         for seed, step, _ in judged.policies
         if (key := str(seed)) in told
+    ]
+    rolled_back = kept.get("rolled_back")
+    fallen: Mapping[str, Any] = rolled_back if isinstance(rolled_back, dict) else {}
+    notes += [
+        f"Acting of seed {seed} was stopped: {fallen[key]['why']}"
+        for seed, _, _ in judged.policies
+        if (key := str(seed)) in fallen
     ]
     behavior = kept.get("behavior")
     if isinstance(behavior, str) and behavior.startswith("estimated"):

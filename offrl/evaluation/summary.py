@@ -59,7 +59,8 @@ class Evaluation:
     seeds: tuple[SeedEvaluation, ...]
     reference: Reference | None
     notes: tuple[str, ...] = ()
-    checkpoint: str | None = None  # how it was picked
+    checkpoint: str | None = None  # last, selected or a step; None of a policy that was given
+    picked: str | None = None  # how that was picked, in words
     episode_seed: int | None = None  # of the episodes, not of the training
     wall_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict[str, str])
@@ -86,6 +87,7 @@ def summarise(
     reference: Reference | None = None,
     notes: Sequence[str] = (),
     checkpoint: str | None = None,
+    picked: str | None = None,
     episode_seed: int | None = None,
     wall_seconds: float | None = None,
 ) -> Evaluation:
@@ -123,6 +125,7 @@ def summarise(
         reference=reference,
         notes=tuple(said),
         checkpoint=checkpoint,
+        picked=picked,
         episode_seed=episode_seed,
         wall_seconds=wall_seconds,
         versions=versions() | current_versions(),

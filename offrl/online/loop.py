@@ -1,17 +1,15 @@
 """The online loop: act, remember, learn; a generator of events, as offline training is.
 
-env_step     0 ......... warmup ........................................ env_steps
-acting       anything    the policy, exploring
-learning                 updates_per_step gradient steps for each env_step
-batches                  a share `mix` of logged rows, the rest lived ones
+What is remembered, and when and from what is learned, is told in `replay_loop` and `rollout_loop`.
 """
 
 import copy
 import time
-from collections.abc import Callable, Generator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,36 +17,56 @@ from torch import Tensor, nn
 
 from offrl import checkpoint as checkpoints
 from offrl.algorithm import Algorithm
-from offrl.batch import Batch, Table
+from offrl.batch import Table
 from offrl.data.spec import Spec
 from offrl.errors import NumericsError, OffrlError
-from offrl.events import Diverged, Evaluated, Event, Saved, Trained
-from offrl.learner import Progress, Update, check_finite
-from offrl.online.exploring import anything, exploring
-from offrl.online.replay import Replay
+from offrl.events import Diverged, Evaluated, Event, RolledBack, Saved, Trained
+from offrl.learner import Progress, State, Update
+from offrl.online.floor import Floor
 from offrl.online.schedule import OnlineConfig
 from offrl.online.worlds import Lived, Worlds
-from offrl.sampler import Sampler, mix, noise_of
+from offrl.sampler import mix
 
-_ACTING, _LOGGED, _LIVED = 3, 4, 5  # streams of draws, apart from those of offline training
+_ACTING, LOGGED, LIVED = 3, 4, 5  # streams of draws, apart from those of offline training
+
+
+class Memory(Protocol):
+    """What was lived and may still be learned from."""
+
+    def add(self, rows: Mapping[str, Tensor]) -> None:
+        """Append K transitions, one of each world, as columns [K, ...]."""
+        ...
+
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        ...
+
+
+S = TypeVar("S", bound=OnlineConfig)
+M = TypeVar("M", bound=Memory)
 
 
 @dataclass
-class Loop:
+class Loop(ABC, Generic[S, M]):
     """One seed that acts and learns."""
 
     algorithm: Algorithm[Any]
     modules: dict[str, nn.Module]
     spec: Spec
-    online: OnlineConfig
+    online: S
     env_steps: int
     seed: int
     folder: Path
     update: Update
     worlds: Worlds
-    replay: Replay
+    replay: M
     logged: Table | None
     evaluate: Callable[[nn.Module], dict[str, Any]]
+    floor: Floor
     now: Progress
     env_step: int = 0
     returns: list[float] = field(default_factory=list)  # of episodes since the last row
@@ -69,34 +87,48 @@ class Loop:
                 self.worlds.begin()
                 yield from self._tried()
                 yield self._save()
-            while True:
+            while self.floor.fell is None:
                 self._learn()
                 if self._due(online.log_every, self.logged_at):
                     rate = (self.env_step - marked) / max(time.perf_counter() - mark, 1e-9)
                     self.logged_at = self.env_step
                     yield Trained(self.seed, self.now.step, self._told(rate), rate)
                     mark, marked = time.perf_counter(), self.env_step
-                if self._due(online.eval_every, self.tried_at):
+                if self._due(online.eval_every, self.tried_at) or self.floor.alarmed:
                     yield from self._tried()
                     mark, marked = time.perf_counter(), self.env_step
+                    if self.floor.fell is not None:
+                        break
                 if self._due(online.save_every, self.saved_at):
                     yield self._save()
                 if self.env_step >= self.env_steps:
                     return
                 self._live()
+            yield from self._rolled_back()
         except NumericsError as error:
             yield self._save()
             yield Diverged(self.seed, self.now.step, error.cause)
         except (KeyboardInterrupt, SystemExit, GeneratorExit, OffrlError):
-            if self.env_step > self.saved_at and not self.acting:
-                self._save()  # stopped: lose nothing that was reported
+            self._stopped()
             raise
 
     def _due(self, every: int, last: int) -> bool:
         """Whether what happens every so often, and at the end, happens now; `last` it did."""
-        before = self.env_step - len(self.worlds.worlds)
-        passes = self.env_step // every > before // every or self.env_step >= self.env_steps
+        passes = self.env_step // every > last // every or self.env_step >= self.env_steps
         return passes and self.env_step != last
+
+    def _stopped(self) -> None:
+        """Save where a run is stopped: lose nothing that was reported."""
+        if self.env_step > self.saved_at and not self.acting:
+            self._save()
+
+    @abstractmethod
+    def _learn(self) -> None:
+        """Take the gradient steps that are due at this env_step."""
+
+    def _acting(self, distribution: Any) -> Any:
+        """The distribution that acts where the policy's own is `distribution`."""
+        return distribution
 
     def _live(self) -> None:
         """Take one step in every world and remember it."""
@@ -105,11 +137,7 @@ class Loop:
         generator = torch.Generator().manual_seed(mix(self.seed, tick, _ACTING))
         with torch.no_grad():
             obs = torch.as_tensor(self.worlds.obs)
-            distribution = self._policy()(obs)
-            if self.env_step < self.online.warmup:
-                acting = anything(distribution)
-            else:
-                acting = exploring(distribution, self.online.noise, self._epsilon())
+            acting = self._acting(self._policy()(obs))
             shape = (len(obs),) if self.spec.discrete else (len(obs), self.spec.action_dim)
             draw = torch.rand if self.spec.discrete else torch.randn
             action = acting.sample(draw(shape, generator=generator))
@@ -128,16 +156,9 @@ class Loop:
             buffer.data = self.now.state["buffers"]["policy"][name]
         return network
 
-    def _epsilon(self) -> float:
-        """Falls in a straight line from 1 after the warm-up to `epsilon` at `epsilon_steps`."""
-        online = self.online
-        if online.epsilon_steps == 0:
-            return online.epsilon
-        share = (self.env_step - online.warmup) / online.epsilon_steps
-        return max(online.epsilon, 1 - (1 - online.epsilon) * share)
-
     def _remember(self, step: Lived, log_prob: Tensor) -> None:
         self.returns += step.returns
+        self.floor.lived(step.returns, self.env_step)
         self.lengths += step.lengths
         self.replay.add(
             {
@@ -146,39 +167,10 @@ class Loop:
                 "reward": torch.as_tensor(step.reward),
                 "next_obs": torch.as_tensor(step.next_obs),
                 "terminated": torch.as_tensor(step.terminated),
+                "truncated": torch.as_tensor(step.truncated),
                 "behavior_log_prob": log_prob,
             }
         )
-
-    def _learn(self) -> None:
-        """Take the gradient steps that are due at this env_step."""
-        after = self.env_step - self.online.warmup
-        due = int(after * self.online.updates_per_step) if after > 0 else 0
-        while self.now.step < due:
-            step, stage = self.now.step, self.algorithm.stage(self.now.step)
-            state, metrics = self.update(self.now.state, self._batch(step), stage)
-            check_finite(metrics, step)
-            self.now = Progress(step + 1, state, state, metrics)
-
-    def _batch(self, step: int) -> Batch:
-        """Row 0 ... are logged ones, a share `mix` of the batch; the rest were lived."""
-        size, draws = self.algorithm.config.batch_size, self.algorithm.draws()
-        n = round(self.online.mix * size) if self.logged is not None else 0
-        if 0 < self.online.mix_steps <= self.env_step:
-            n = 0
-        parts = list[Batch]()
-        if self.logged is not None and n > 0:
-            logged = Sampler(self.logged, mix(self.seed, _LOGGED, 0), n)
-            parts.append(self.logged.gather(logged.index(step), {}, {}))
-        if n < size:
-            generator = torch.Generator().manual_seed(mix(self.seed, step, _LIVED))
-            index = torch.randint(len(self.replay), (size - n,), generator=generator)
-            parts.append(self.replay.gather(index.to(self.replay.reward.device), {}, {}))
-        noise = noise_of(draws, self.seed, step, size, self.replay.reward)
-        if len(parts) == 1:
-            return parts[0]._replace(noise=noise)
-        joined = (torch.cat(pair) for pair in zip(parts[0][:6], parts[1][:6], strict=True))
-        return Batch(*joined, columns={}, noise=noise)
 
     def _told(self, rate: float) -> dict[str, float]:
         values = {name: float(value) for name, value in self.now.metrics.items()}
@@ -193,19 +185,39 @@ class Loop:
     def _tried(self) -> Generator[Event]:
         found = self.evaluate(copy.deepcopy(self._policy()))
         self.tried_at = self.env_step
+        self.floor.judge(self.now, self.env_step, float(found["return_mean"]))
         yield Evaluated(self.seed, self.now.step, {**found, "env_step": self.env_step})
 
+    def _rolled_back(self) -> Generator[Event]:
+        """Put the best state that is known in the place of this one."""
+        best, state = self.floor.best, self.floor.state
+        if best is None or state is None:
+            raise ValueError("nothing was evaluated")
+        self.now = Progress(self.now.step, state, state, {})
+        yield self._save()
+        message = self.floor.sentence()
+        yield RolledBack(self.seed, self.now.step, message, best.step, best.env_step, best.mean)
+
     def _save(self) -> Saved:
+        return self._write(*self._held())
+
+    def _held(self) -> tuple[int, dict[str, State], dict[str, Any]]:
+        """Step, tensors and page of a checkpoint of this moment."""
         page = checkpoints.page_of(self.modules, self.spec)
         page["env_step"] = self.env_step
         page |= {"returns": self.returns, "lengths": self.lengths}
         page |= {"logged_at": self.logged_at, "tried_at": self.tried_at}
+        page |= self.floor.page()
         page["seconds"] = time.perf_counter() - self.began
         trees = {
             "state": self.now.state,
             "replay": self.replay.tensors(),
             "worlds": self.worlds.tensors(),
+            "floor": self.floor.tensors(),
         }
-        path = checkpoints.save(self.folder, self.now.step, trees, page)
-        self.saved_at = self.env_step
-        return Saved(self.seed, self.now.step, path)
+        return self.now.step, trees, page
+
+    def _write(self, step: int, trees: dict[str, State], page: dict[str, Any]) -> Saved:
+        path = checkpoints.save(self.folder, step, trees, page)
+        self.saved_at = page["env_step"]
+        return Saved(self.seed, step, path)

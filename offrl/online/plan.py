@@ -17,10 +17,9 @@ from offrl.data.dataset import Dataset, load
 from offrl.data.spec import Spec
 from offrl.environments import check_spaces, make_env
 from offrl.errors import ConfigError
-from offrl.online.schedule import OnlineConfig
+from offrl.online.schedule import OnlineConfig, scheduled
 from offrl.run import SETTINGS, Run, Settings, current_versions, read_toml
 
-SCRATCH_WARMUP = 10_000  # at most; short runs warm up for a twentieth of their steps
 # Changing these would make other networks than those of the offline run.
 _SHAPES = ("hidden_size", "hidden_layers", "critics", "layer_norm", "normalize_obs")
 
@@ -93,7 +92,12 @@ def resolve(
     table = {**file.get(algorithm.name, {}), **(hyperparameters or {})}
     config = _config(algorithm, table, parent, also=SETTINGS)
     given = {**file.get("online", {}), **(online or {})}
-    schedule = _schedule(given, env_steps, scratch=parent is None)
+    schedule = scheduled(algorithm.acts, given, env_steps, scratch=parent is None)
+    steps = schedule.gradient_steps(env_steps, algorithm(config, spec))
+    if steps < 1:
+        raise ConfigError(
+            f"{env_steps} environment steps come to no gradient step.", "Give more --env-steps."
+        )
     given_settings = {
         "seeds": seeds or (parent.seeds if parent is not None else file.get("seeds")),
         "device": device or file.get("device"),
@@ -102,7 +106,7 @@ def resolve(
         "threads": threads or file.get("threads"),
     }
     settings, notes = _settings(
-        algo, env, env_steps, schedule, parent, {k: v for k, v in given_settings.items() if v}
+        algo, env, steps, parent, {k: v for k, v in given_settings.items() if v}
     )
     data = _logged(parent, schedule)
     source = source_of(algo)
@@ -202,42 +206,13 @@ def _config(
     return config
 
 
-def _schedule(given: Mapping[str, Any], env_steps: int, *, scratch: bool) -> OnlineConfig:
-    usual: dict[str, Any] = {
-        "warmup": min(SCRATCH_WARMUP, env_steps // 20) if scratch else 0,
-        "mix": 0.0 if scratch else 0.5,
-        "replay_size": min(1_000_000, env_steps),
-    }
-    found = configure(OnlineConfig, {**usual, **given})
-    if scratch and found.mix > 0:
-        raise ConfigError("There is no logged data to mix in.", "Use `offrl finetune RUN`.")
-    if found.warmup >= env_steps:
-        raise ConfigError(
-            f"A warm-up of {found.warmup} steps leaves none of {env_steps} to learn in.",
-            "Give fewer --warmup, or more --env-steps.",
-        )
-    found = replace(
-        found,
-        eval_every=found.eval_every or max(1, env_steps // 20),
-        log_every=found.log_every or max(1, env_steps // 200),
-        save_every=found.save_every or max(1, env_steps // 10),
-    )
-    if int((env_steps - found.warmup) * found.updates_per_step) < 1:
-        raise ConfigError(
-            f"{env_steps} environment steps come to no gradient step.", "Give more --env-steps."
-        )
-    return found
-
-
 def _settings(
     algo: str,
     env: str,
-    env_steps: int,
-    schedule: OnlineConfig,
+    steps: int,
     parent: TrainedRun | None,
     given: dict[str, Any],
 ) -> tuple[Settings, list[str]]:
-    steps = int((env_steps - schedule.warmup) * schedule.updates_per_step)
     settings = Settings(
         algo=algo,
         dataset="" if parent is None else parent.run.settings.dataset,

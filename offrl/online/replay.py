@@ -8,12 +8,12 @@ The oldest row makes room for the newest. Indexing is that of `batch.Table`, so 
 both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from offrl.batch import Batch
+from offrl.batch import Batch, Table
 from offrl.data.spec import Spec
 from offrl.errors import ConfigError
 
@@ -21,7 +21,15 @@ from offrl.errors import ConfigError
 class Replay:
     """The newest `capacity` transitions."""
 
-    def __init__(self, spec: Spec, capacity: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        capacity: int,
+        device: str | torch.device = "cpu",
+        later: Mapping[str, float] | None = None,
+    ) -> None:
+        """`later` names columns that are filled in once an episode is over, and what they hold
+        until then."""
         if capacity < 1:
             raise ConfigError(f"A replay memory of {capacity} rows holds nothing.")
         width = spec.obs_dim
@@ -38,6 +46,11 @@ class Replay:
             "next_obs": torch.zeros(capacity, width, device=device),
             "terminated": torch.zeros(capacity, device=device),
             "behavior_log_prob": torch.zeros(capacity, device=device),
+        }
+        self._unknown = dict(later or {})
+        self._later = {
+            name: torch.full((capacity,), value, device=device)
+            for name, value in self._unknown.items()
         }
 
     def __len__(self) -> int:
@@ -59,21 +72,52 @@ class Replay:
         index = (torch.arange(n) + self.written) % self.capacity
         for name, column in self._columns.items():
             column[index] = rows[name].to(column)
+        for name, column in self._later.items():
+            column[index] = self._unknown[name]
         self.written += n
+
+    def episode(self, world: int, worlds: int, length: int) -> Tensor:
+        """Rows of the newest `length` transitions of one of `worlds`, each of which adds one at a
+        time, in order of time; those that have made room are left out."""
+        number = self.written - worlds + world - worlds * torch.arange(length - 1, -1, -1)
+        return number[number >= self.written - self.capacity] % self.capacity
+
+    def table(self, rows: Tensor) -> Table:
+        """The transitions at `rows` as one episode, the first of them its first."""
+        found = {name: column[rows] for name, column in self._columns.items()}
+        obs, following = found.pop("obs"), found.pop("next_obs")
+        n = len(rows)
+        return Table(
+            spec=self.spec,
+            observations=torch.cat([obs, following[-1:]]),
+            obs_row=torch.arange(n, device=obs.device),
+            starts=torch.tensor([0, n], device=obs.device),
+            **found,
+        )
+
+    def fill(self, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
+        """Set what was to come later."""
+        for name, column in self._later.items():
+            column[rows] = columns[name].to(column)
 
     def gather(self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]) -> Batch:
         """The transitions at rows `index` [B]."""
         found = {name: column[index] for name, column in self._columns.items()}
-        return Batch(**found, columns=columns, noise=noise)
+        later = {name: column[index] for name, column in self._later.items()}
+        return Batch(**found, columns={**columns, **later}, noise=noise)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: the rows that are there, and how many were ever written."""
-        kept = {name: column[: len(self)] for name, column in self._columns.items()}
+        kept = {name: column[: len(self)] for name, column in self._all()}
         return {**kept, "written": torch.tensor(self.written)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
         n = len(tensors["reward"])
-        for name, column in self._columns.items():
+        for name, column in self._all():
             column[:n] = tensors[name].to(column)
         self.written = int(tensors["written"])
+
+    def _all(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self._columns.items()
+        yield from self._later.items()

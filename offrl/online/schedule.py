@@ -1,14 +1,65 @@
-"""How a run acts and learns online: one small table, [online] in run.toml."""
+"""How a run acts and learns online: one small table, [online] in run.toml.
 
-from dataclasses import dataclass
-from typing import Annotated
+Which settings there are depends on what the algorithm learns from while it acts.
+"""
 
-from offrl.algorithm import Configuration, Peers
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from offrl.algorithm import Algorithm, Configuration, Peers, configure
+from offrl.errors import ConfigError
+
+SCRATCH_WARMUP = 10_000  # at most; short runs warm up for a twentieth of their steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(Configuration):
+class OnlineConfig(Configuration, ABC):
     """Settings of acting while learning; steps are environment steps unless they say otherwise."""
+
+    mix: Annotated[
+        float,
+        "Share of every batch that comes from the logged data.",
+        Peers("mixing_ratio", "offline_ratio", "offline_fraction"),
+    ] = 0.0
+    mix_steps: Annotated[int, "Steps after which no logged row is drawn any more; 0: never."] = 0
+    n_envs: Annotated[int, "Environments that are acted in.", Peers("num_envs", "n_workers")] = 1
+    floor: Annotated[
+        float,
+        "Return below which an evaluation stops the run and brings back the best policy.",
+        Peers("min_return", "safety_threshold"),
+    ] = -math.inf
+    reset_optimizer: Annotated[bool, "Forget Adam's averages of the offline run."] = False
+    eval_every: Annotated[int, "Steps between evaluations; 0: a twentieth of all."] = 0
+    eval_episodes: Annotated[int, "Episodes of each evaluation."] = 10
+    log_every: Annotated[int, "Steps between rows of metrics.csv; 0: a two-hundredth of all."] = 0
+    save_every: Annotated[int, "Steps between checkpoints; 0: a tenth of all."] = 0
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        counts = ("mix_steps", "eval_every", "log_every", "save_every")
+        return {
+            **{name: (getattr(self, name) >= 0, "0 or more") for name in counts},
+            "mix": (0 <= self.mix <= 1, "a share from 0 to 1"),
+            "floor": (self.floor < math.inf, "a return"),
+            "n_envs": (self.n_envs > 0, "at least 1"),
+            "eval_episodes": (self.eval_episodes > 0, "at least 1"),
+        }
+
+    @classmethod
+    @abstractmethod
+    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
+        """Defaults that depend on the length of the run and on whether a log came before it."""
+
+    @abstractmethod
+    def gradient_steps(self, env_steps: int, algorithm: Algorithm[Any]) -> int:
+        """How many gradient steps a run of `env_steps` comes to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig(OnlineConfig):
+    """Settings of algorithms that learn from single transitions of any age."""
 
     warmup: Annotated[
         int,
@@ -20,16 +71,9 @@ class OnlineConfig(Configuration):
         "Gradient steps for each environment step.",
         Peers("utd", "utd_ratio", "updates_per_env_step", "gradient_steps"),
     ] = 1.0
-    mix: Annotated[
-        float,
-        "Share of every batch that comes from the logged data.",
-        Peers("mixing_ratio", "offline_ratio", "offline_fraction"),
-    ] = 0.0
-    mix_steps: Annotated[int, "Steps after which no logged row is drawn any more; 0: never."] = 0
     replay_size: Annotated[
         int, "Transitions that are remembered.", Peers("buffer_size", "replay_buffer_size")
     ] = 1_000_000
-    n_envs: Annotated[int, "Environments that are acted in.", Peers("num_envs", "n_workers")] = 1
     noise: Annotated[
         float,
         "Exploration of a deterministic policy: standard deviation in half ranges.",
@@ -45,20 +89,53 @@ class OnlineConfig(Configuration):
         "Steps in which epsilon falls from 1 to its value; 0: at once.",
         Peers("exploration_steps", "epsilon_decay_steps"),
     ] = 0
-    reset_optimizer: Annotated[bool, "Forget Adam's averages of the offline run."] = False
-    eval_every: Annotated[int, "Steps between evaluations; 0: a twentieth of all."] = 0
-    eval_episodes: Annotated[int, "Episodes of each evaluation."] = 10
-    log_every: Annotated[int, "Steps between rows of metrics.csv; 0: a two-hundredth of all."] = 0
-    save_every: Annotated[int, "Steps between checkpoints; 0: a tenth of all."] = 0
 
     def rules(self) -> dict[str, tuple[bool, str]]:
-        least = {"replay_size": 1, "n_envs": 1, "eval_episodes": 1}
-        counts = ("warmup", "mix_steps", "epsilon_steps", "eval_every", "log_every", "save_every")
-        whole = {name: (getattr(self, name) >= 0, "0 or more") for name in counts}
-        whole |= {name: (getattr(self, name) >= k, f"at least {k}") for name, k in least.items()}
-        return whole | {
+        return super().rules() | {
+            "warmup": (self.warmup >= 0, "0 or more"),
             "updates_per_step": (self.updates_per_step > 0, "above 0"),
-            "mix": (0 <= self.mix <= 1, "a share from 0 to 1"),
+            "replay_size": (self.replay_size > 0, "at least 1"),
             "noise": (self.noise >= 0, "0 or more"),
             "epsilon": (0 <= self.epsilon <= 1, "a share from 0 to 1"),
+            "epsilon_steps": (self.epsilon_steps >= 0, "0 or more"),
         }
+
+    @classmethod
+    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
+        return {
+            "warmup": min(SCRATCH_WARMUP, env_steps // 20) if scratch else 0,
+            "mix": 0.0 if scratch else 0.5,
+            "replay_size": min(1_000_000, env_steps),
+        }
+
+    def gradient_steps(self, env_steps: int, algorithm: Algorithm[Any]) -> int:
+        if self.warmup >= env_steps:
+            raise ConfigError(
+                f"A warm-up of {self.warmup} steps leaves none of {env_steps} to learn in.",
+                "Give fewer --warmup, or more --env-steps.",
+            )
+        return int((env_steps - self.warmup) * self.updates_per_step)
+
+
+SCHEDULES: dict[str, type[OnlineConfig]] = {"replay": ReplayConfig}  # by what `Algorithm.acts` says
+
+
+def scheduled(
+    acts: str, given: Mapping[str, Any], env_steps: int, *, scratch: bool
+) -> OnlineConfig:
+    """The schedule of a run; ConfigError where it makes no sense."""
+    config = SCHEDULES[acts]
+    found = configure(config, {**config.usual(env_steps, scratch=scratch), **given})
+    if scratch and found.mix > 0:
+        raise ConfigError("There is no logged data to mix in.", "Use `offrl finetune RUN`.")
+    if scratch and found.floor > -math.inf:
+        raise ConfigError(
+            "A policy that starts from scratch is below any floor.",
+            "Leave --floor away, or let a trained policy act: offrl finetune RUN",
+        )
+    return replace(
+        found,
+        eval_every=found.eval_every or max(1, env_steps // 20),
+        log_every=found.log_every or max(1, env_steps // 200),
+        save_every=found.save_every or max(1, env_steps // 10),
+    )

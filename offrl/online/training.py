@@ -17,16 +17,28 @@ from offrl.algorithm import Algorithm, begin
 from offrl.checkpoint import TrainedRun
 from offrl.data.durable import write_file
 from offrl.environments import make_env
-from offrl.errors import CorruptDataError, NumericsError, OffrlError
+from offrl.errors import CorruptDataError, OffrlError
 from offrl.evaluation.evaluate import evaluate
 from offrl.evaluation.references import lookup
-from offrl.events import Diverged, Evaluated, Event, Finished, Started, Trained
+from offrl.events import (
+    Diverged,
+    Endings,
+    Evaluated,
+    Event,
+    Finished,
+    RolledBack,
+    Started,
+    Trained,
+)
 from offrl.learner import Progress, State, Update, make_update
 from offrl.logs import MetricsFile, TensorBoard
+from offrl.online.floor import Floor
 from offrl.online.loop import Loop
 from offrl.online.outcome import Curve, outcome
 from offrl.online.plan import OnlinePlan, logged_table, resolve
 from offrl.online.replay import Replay
+from offrl.online.replay_loop import ReplayLoop
+from offrl.online.schedule import ReplayConfig
 from offrl.online.worlds import Worlds
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
@@ -45,7 +57,8 @@ def finetune(
 
     `settings` are those of `online.plan.resolve`: out, resume, seeds, device, compile, precision,
     threads, and the tables `hyperparameters` and `online`. Raises ConfigError before anything is
-    written, NumericsError after the other seeds are done where one has diverged.
+    written, after the other seeds are done NumericsError where one has diverged, FloorError where
+    one fell below its floor.
     """
     return _run(resolve(env=env, env_steps=env_steps, run=run, **settings), on_event)
 
@@ -63,15 +76,13 @@ def fit_online(
 
 
 def _run(plan: OnlinePlan, on_event: Callable[[Event], None] | None) -> TrainedRun:
-    diverged: list[str] = []
+    endings = Endings()
     with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
         for event in events:
             if on_event:
                 on_event(event)
-            if isinstance(event, Diverged):
-                diverged.append(f"Seed {event.seed} has diverged: {event.message}")
-    if diverged:
-        raise NumericsError(" ".join(diverged), f"What was good of each is kept in {plan.dir}.")
+            endings.see(event)
+    endings.check(plan.dir)
     return TrainedRun(plan.dir, plan.run, plan.run.settings.seeds)
 
 
@@ -80,15 +91,15 @@ def train(plan: OnlinePlan) -> Generator[Event]:
     with locked(plan.dir):
         write_run(plan.run, plan.dir, plan.resumed)
         seconds: dict[int, float] = {}
-        diverged: dict[int, str] = {}
+        ended: dict[int, Diverged | RolledBack] = {}
         with closing(_seeds(plan, plan.run.settings.seeds)) as events:
             for event in events:
                 if isinstance(event, Finished):
                     seconds[event.seed] = event.seconds
-                if isinstance(event, Diverged):
-                    diverged[event.seed] = event.message
+                if isinstance(event, Diverged | RolledBack):
+                    ended[event.seed] = event
                 yield event
-        _write_result(plan, seconds, diverged)
+        _write_result(plan, seconds, ended)
 
 
 def _seeds(plan: OnlinePlan, seeds: Iterable[int]) -> Generator[Event]:
@@ -148,21 +159,24 @@ def _seed(
         episodes = plan.online.eval_episodes
         return evaluate(policy, plan.env, episodes=episodes, seed=seed).to_dict()
 
-    loop = Loop(
-        algorithm=algorithm,
-        modules=modules,
-        spec=plan.spec,
-        online=plan.online,
-        env_steps=plan.env_steps,
-        seed=seed,
-        folder=folder,
-        update=update,
-        worlds=worlds,
-        replay=Replay(plan.spec, plan.online.replay_size, device),
-        logged=logged_table(plan),
-        evaluate=tried,
-        now=Progress(0, state, state, {}),
-    )
+    online = plan.online
+    warmup = online.warmup if isinstance(online, ReplayConfig) else 0
+    shared: dict[str, Any] = {
+        "algorithm": algorithm,
+        "modules": modules,
+        "spec": plan.spec,
+        "online": plan.online,
+        "env_steps": plan.env_steps,
+        "seed": seed,
+        "folder": folder,
+        "update": update,
+        "worlds": worlds,
+        "logged": logged_table(plan),
+        "evaluate": tried,
+        "floor": Floor(online.floor, online.eval_episodes, warmup),
+        "now": Progress(0, state, state, {}),
+    }
+    loop = _loop(plan, shared)
     try:
         told = _resume(loop) if plan.resumed else []
         yield Started(seed, loop.now.step, (*notes, *told))
@@ -170,7 +184,7 @@ def _seed(
         if verdict.exists():
             yield Diverged(seed, loop.now.step, str(read_toml(verdict)["message"]))
             return
-        if loop.env_step >= plan.env_steps:
+        if loop.env_step >= plan.env_steps and loop.floor.fell is None:
             yield Finished(seed, loop.now.step, loop.seconds)
             return
         yield from _written(loop, verdict)
@@ -178,7 +192,15 @@ def _seed(
         worlds.close()
 
 
-def _resume(loop: Loop) -> list[str]:
+def _loop(plan: OnlinePlan, shared: dict[str, Any]) -> Loop[Any, Any]:
+    if not isinstance(plan.online, ReplayConfig):
+        raise TypeError(type(plan.online))
+    size, device, later = plan.online.replay_size, plan.run.settings.device, plan.algorithm.lived
+    replay = Replay(plan.spec, size, device, later)
+    return ReplayLoop(replay=replay, **shared)
+
+
+def _resume(loop: Loop[Any, Any]) -> list[str]:
     """Take up what the newest checkpoint holds; sentences where that is not exact."""
     found = checkpoints.newest(loop.folder)
     if found is None:
@@ -188,6 +210,7 @@ def _resume(loop: Loop) -> list[str]:
     try:
         loop.replay.restore(checkpoints.under("replay", found.tensors))
         fault = loop.worlds.restore(checkpoints.under("worlds", found.tensors))
+        loop.floor.restore(state, checkpoints.under("floor", found.tensors), found.page)
         loop.env_step = loop.saved_at = int(found.page["env_step"])
         loop.logged_at, loop.tried_at = found.page["logged_at"], found.page["tried_at"]
         loop.seconds = float(found.page["seconds"])
@@ -200,11 +223,11 @@ def _resume(loop: Loop) -> list[str]:
     return [] if fault is None else [fault]
 
 
-def _written(loop: Loop, verdict: Path) -> Generator[Event]:
+def _written(loop: Loop[Any, Any], verdict: Path) -> Generator[Event]:
     """The loop's events, each written where it belongs."""
     metrics = MetricsFile(loop.folder / "metrics.csv", up_to=loop.env_step, key="env_step")
     board = TensorBoard(loop.folder, loop.env_step)
-    loop.began = time.perf_counter() - loop.seconds
+    loop.began, early = time.perf_counter() - loop.seconds, False
     try:
         with closing(loop.events()) as events:
             for event in events:
@@ -215,6 +238,7 @@ def _written(loop: Loop, verdict: Path) -> Generator[Event]:
                 if isinstance(event, Diverged):
                     page = {"format": FORMAT, "step": event.step, "message": event.message}
                     write_file(verdict, tomli_w.dumps(page).encode())
+                early = early or isinstance(event, Diverged | RolledBack)
                 yield event
     except OSError as error:
         raise OffrlError(
@@ -223,7 +247,7 @@ def _written(loop: Loop, verdict: Path) -> Generator[Event]:
         ) from error
     finally:
         board.close()
-    if not verdict.exists():
+    if not early:
         yield Finished(loop.seed, loop.now.step, time.perf_counter() - loop.began)
 
 
@@ -235,7 +259,9 @@ def _values(event: Trained | Evaluated) -> dict[str, float]:
     return {"step": event.step, **found}
 
 
-def _write_result(plan: OnlinePlan, seconds: dict[int, float], diverged: dict[int, str]) -> None:
+def _write_result(
+    plan: OnlinePlan, seconds: dict[int, float], ended: dict[int, Diverged | RolledBack]
+) -> None:
     settings, path = plan.run.settings, plan.dir / "result.json"
     reference = lookup(env_id=plan.env)
     found: dict[str, dict[str, Any]] = {}
@@ -243,6 +269,8 @@ def _write_result(plan: OnlinePlan, seconds: dict[int, float], diverged: dict[in
         curve = Curve.read(plan.dir / f"seed_{seed}" / "metrics.csv")
         if curve.returns:
             found[str(seed)] = outcome(curve, reference)
+            if isinstance(event := ended.get(seed), RolledBack):
+                found[str(seed)]["after"] = event.to_return  # of the policy that the run gives
 
     def over_seeds(key: str) -> float | None:
         values = [seed[key] for seed in found.values()]
@@ -267,7 +295,18 @@ def _write_result(plan: OnlinePlan, seconds: dict[int, float], diverged: dict[in
         "regret_episodes": over_seeds("regret_episodes"),
         "outcome": found,
         "eval_episodes": plan.online.eval_episodes,
-        "diverged": {str(seed): message for seed, message in diverged.items()},
+        "diverged": {str(k): e.message for k, e in ended.items() if isinstance(e, Diverged)},
+        "rolled_back": {
+            str(k): {
+                "why": e.message,
+                "rolled_back_to": e.to_step,
+                "env_step": e.to_env_step,
+                "return": e.to_return,
+                "checkpoint": e.step,
+            }
+            for k, e in ended.items()
+            if isinstance(e, RolledBack)
+        },
         "env_steps_per_second": _rate(plan.env_steps, seconds),
         "wall_seconds": sum(seconds.values()),
         "versions": plan.run.versions,

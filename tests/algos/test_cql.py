@@ -12,8 +12,8 @@ from torch import Tensor
 from offrl import losses
 from offrl.algorithm import configure
 from offrl.algos import get
-from offrl.algos.cql import candidates
 from offrl.batch import Batch
+from offrl.conservative import candidates
 from offrl.distributions import Squashed
 from offrl.errors import ConfigError
 from offrl.learner import Learner

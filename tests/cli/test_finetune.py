@@ -61,3 +61,24 @@ def test_a_run_goes_on_with_its_algorithm_and_takes_its_settings(type_: Type):
     assert "observation" in found.err
     assert type_("finetune", "--env", "Pendulum-v1", "--env-steps", 5).status == 2
     assert "There is no run" in type_("finetune", "nowhere", "--env", "x", "--env-steps", 5).err
+
+
+@pytest.fixture
+def swung() -> str:
+    """A run that has learned a little of a log of Pendulum, as `log`."""
+    offrl.record(env="Pendulum-v1", policies="random", episodes=2, out="me/swing-v0")
+    offrl.fit("td3-bc", "me/swing-v0", out="log", steps=4, hidden_size=8, batch_size=16)
+    return "log"
+
+
+def test_a_policy_below_its_floor_ends_the_command_with_one_sentence(type_: Type, swung: str):
+    words = ("--env", "Pendulum-v1", "--env-steps", 60, "--out", "acting", "--eval-episodes", 1)
+    found = type_("finetune", swung, *words, "--floor", -1)
+    for typed in (found, type_("finetune", "--out", "acting", "--resume")):
+        assert typed.status == 1
+        error, remedy = typed.err.splitlines()[-2:]
+        assert error.startswith("error: Seed 0 was stopped: The policy returned -")
+        assert error.endswith("below the floor of -1; none before did better.")
+        assert remedy.startswith("try: Its best policy is the last checkpoint in acting")
+    told = json.loads(Path("acting/result.json").read_text())["rolled_back"]["0"]
+    assert told["rolled_back_to"] == 0

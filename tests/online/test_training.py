@@ -150,7 +150,7 @@ def test_a_share_of_every_batch_is_logged_and_never_held_out():
     held = made.run.held_out
     assert len(held) == 1
     seen = list[tuple[int, int]]()
-    plain = training.Loop._batch
+    plain = training.ReplayLoop._batch
 
     def watched(self: Any, step: int) -> Any:
         batch = plain(self, step)
@@ -159,7 +159,7 @@ def test_a_share_of_every_batch_is_logged_and_never_held_out():
         return batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Loop, "_batch", watched)
+        patch.setattr(training.ReplayLoop, "_batch", watched)
         list(training.train(made))
     assert set(seen) == {(4, 16)}
 

@@ -1,0 +1,91 @@
+"""Learning from single transitions of any age, a little after every step.
+
+env_step     0 ......... warmup ........................................ env_steps
+acting       anything    the policy, exploring
+learning                 updates_per_step gradient steps for each env_step
+batches                  a share `mix` of logged rows, the rest lived ones
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offrl.batch import Batch, Table
+from offrl.learner import Learner, Progress, check_finite
+from offrl.online.exploring import anything, exploring
+from offrl.online.loop import LIVED, LOGGED, Loop
+from offrl.online.replay import Replay
+from offrl.online.schedule import ReplayConfig
+from offrl.online.worlds import Lived
+from offrl.sampler import Sampler, mix, noise_of
+
+
+class ReplayLoop(Loop[ReplayConfig, Replay]):
+    """One seed that acts, and learns from what it remembers."""
+
+    @cached_property
+    def _logged_columns(self) -> dict[str, Tensor]:
+        if self.logged is None or not self.algorithm.lived:
+            return {}
+        return self._columns(self.logged)
+
+    def _columns(self, table: Table) -> dict[str, Tensor]:
+        """What the algorithm must know of the whole episodes in `table`."""
+        learner = Learner(self.modules, self.now.state)
+        return self.algorithm.columns(learner, table, self.now.step)
+
+    def _remember(self, step: Lived, log_prob: Tensor) -> None:
+        super()._remember(step, log_prob)
+        if not self.algorithm.lived:
+            return
+        ended = np.flatnonzero(step.terminated | step.truncated).tolist()
+        for world, length in zip(ended, step.lengths, strict=True):
+            rows = self.replay.episode(world, len(self.worlds.worlds), length)
+            self.replay.fill(rows, self._columns(self.replay.table(rows)))
+
+    def _acting(self, distribution: Any) -> Any:
+        if self.env_step < self.online.warmup:
+            return anything(distribution)
+        return exploring(distribution, self.online.noise, self._epsilon())
+
+    def _epsilon(self) -> float:
+        """Falls in a straight line from 1 after the warm-up to `epsilon` at `epsilon_steps`."""
+        online = self.online
+        if online.epsilon_steps == 0:
+            return online.epsilon
+        share = (self.env_step - online.warmup) / online.epsilon_steps
+        return max(online.epsilon, 1 - (1 - online.epsilon) * share)
+
+    def _learn(self) -> None:
+        """Take the gradient steps that are due at this env_step."""
+        after = self.env_step - self.online.warmup
+        due = int(after * self.online.updates_per_step) if after > 0 else 0
+        while self.now.step < due:
+            step, stage = self.now.step, self.algorithm.stage(self.now.step)
+            state, metrics = self.update(self.now.state, self._batch(step), stage)
+            check_finite(metrics, step)
+            self.now = Progress(step + 1, state, state, metrics)
+
+    def _batch(self, step: int) -> Batch:
+        """Row 0 ... are logged ones, a share `mix` of the batch; the rest were lived."""
+        size, draws = self.algorithm.config.batch_size, self.algorithm.draws()
+        n = round(self.online.mix * size) if self.logged is not None else 0
+        if 0 < self.online.mix_steps <= self.env_step:
+            n = 0
+        parts = list[Batch]()
+        if self.logged is not None and n > 0:
+            logged = Sampler(self.logged, mix(self.seed, LOGGED, 0), n)
+            parts.append(self.logged.gather(logged.index(step), self._logged_columns, {}))
+        if n < size:
+            generator = torch.Generator().manual_seed(mix(self.seed, step, LIVED))
+            index = torch.randint(len(self.replay), (size - n,), generator=generator)
+            parts.append(self.replay.gather(index.to(self.replay.reward.device), {}, {}))
+        noise = noise_of(draws, self.seed, step, size, self.replay.reward)
+        if len(parts) == 1:
+            return parts[0]._replace(noise=noise)
+        joined = (torch.cat(pair) for pair in zip(parts[0][:6], parts[1][:6], strict=True))
+        columns = {n: torch.cat([part.columns[n] for part in parts]) for n in self.algorithm.lived}
+        return Batch(*joined, columns=columns, noise=noise)
