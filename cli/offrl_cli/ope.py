@@ -23,7 +23,7 @@ ESTIMATORS = "Some of them, with commas between [default: all that the data has]
 DISCOUNT = "Of every value, the behavior's too [default: that of the runs]."
 UPLIFT = "Decide: ship where the uplift over the behavior is at least X for sure; else exit with 3."
 RANGE = "What a reward can be, LOW,HIGH, known before the data: gives bounds that hold for any n."
-CHECKPOINT = "last, or the number of the step that was saved."
+CHECKPOINT = "last; selected, by train --select or offrl select; or the step that was saved."
 GIVEN = "offrl.ope"  # where the context holds the settings
 PREFIX = "ope_"
 DECIDED = 3  # a decision was asked for and is not yes
@@ -54,7 +54,7 @@ class OpeCommand(Command):
         return {**self._peers, **RENAMED}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from offrl.algorithm import fields_of
+        from offrl.configuration import fields_of
         from offrl.ope.settings import JudgeConfig
 
         found = fields_of(JudgeConfig)
@@ -91,15 +91,17 @@ def register(app: typer.Typer) -> None:
         reward_range: Annotated[
             Any, typer.Option(metavar="LOW,HIGH", parser=bounds, help=RANGE)
         ] = None,
-        checkpoint: Annotated[str, typer.Option(metavar="last|STEP", help=CHECKPOINT)] = "last",
+        checkpoint: Annotated[
+            str, typer.Option(metavar="last|selected|STEP", help=CHECKPOINT)
+        ] = "last",
     ) -> Answer:
         """Judge policies on logged episodes that they did not learn from."""
         if dataset is None:
             raise ConfigError("No dataset is named.", f"offrl ope {quoted(runs[0])} --dataset REF")
-        if checkpoint != "last" and not checkpoint.isdecimal():
+        if checkpoint not in ("last", "selected") and not checkpoint.isdecimal():
             raise ConfigError(
-                f"--checkpoint: '{checkpoint}' is neither 'last' nor a step.",
-                "--checkpoint last, or a number under RUN/seed_0/checkpoints",
+                f"--checkpoint: '{checkpoint}' is neither 'last', 'selected' nor a step.",
+                "--checkpoint last, selected, or a number under RUN/seed_0/checkpoints",
             )
         from offrl.ope import judge
 
@@ -203,4 +205,6 @@ def _next(runs: Sequence[str], dataset: str, found: Mapping[str, Any]) -> str:
         words = " ".join(quoted(run) for run in runs)
         return f"offrl ope {words} --dataset {quoted(dataset)} --min-uplift 0"
     folder = Path(found["best"])
-    return f"offrl eval {quoted(folder)} --env ENV" if folder.is_dir() else f"offrl data show {quoted(dataset)}"
+    if folder.is_dir():
+        return f"offrl eval {quoted(folder)} --env ENV"
+    return f"offrl data show {quoted(dataset)}"

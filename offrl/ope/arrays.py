@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from offrl.algorithm import configure
+from offrl.configuration import configure
 from offrl.errors import ConfigError
 from offrl.ope.conclusion import Evidence, conclude
 from offrl.ope.findings import Findings

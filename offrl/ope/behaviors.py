@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from offrl import losses
-from offrl.algorithm import Algorithm, AlgorithmConfig, configure
+from offrl.algorithm import Algorithm, AlgorithmConfig
 from offrl.batch import Batch, Table
 from offrl.behavior import Behavior, BehaviorConfig
+from offrl.configuration import configure
 from offrl.data.transitions import Transitions
 from offrl.errors import ConfigError
 from offrl.learner import Learner, Metrics, Nets

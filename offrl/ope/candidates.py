@@ -1,12 +1,9 @@
 """Who is judged: a run of offrl, a policy, a function of yours, or a column of probabilities.
 
-    RUN, RUN/seed_3         the run's newest policy, as `offrl eval` plays it, or its distribution
-    FILE.py:FUNCTION        obs -> probabilities [B, n], or choices [B]; or actions [B, A], or the
-                            pair (mean, std) of a Gaussian that is clipped to the bounds
-    TABLE.csv:COLUMN        the candidate's probability of each logged action, a row for each step
-
-A function is given the flat observations, float32 [B, obs_dim]; where the data came from a table, a
-dictionary of its observation columns. It runs because the user typed it.
+RUN, RUN/seed_3         the run's newest policy, as `offrl eval` plays it, or its distribution
+FILE.py:FUNCTION        obs -> probabilities [B, n], or choices [B]; or actions [B, A], or the
+                        pair (mean, std) of a Gaussian that is clipped to the bounds
+TABLE.csv:COLUMN        the candidate's probability of each logged action, a row for each step
 """
 
 from collections.abc import Callable
@@ -18,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from offrl.checkpoint import TrainedRun, load_run
+from offrl.checkpoint import SELECTED, TrainedRun, load_run
 from offrl.collect.usercode import load_function, source_of
-from offrl.data.columns import CATEGORIES, NUMBERS, is_missing
+from offrl.data.columns import is_missing
 from offrl.data.dataset import Dataset
 from offrl.data.formats.table_columns import numeric, one_column
 from offrl.data.formats.table_files import read_table
 from offrl.data.spec import Spec
-from offrl.distributions import Categorical, Deterministic, Gaussian, Greedy
+from offrl.distributions import Categorical, Deterministic, Greedy
 from offrl.errors import ConfigError, CorruptDataError, NotFoundError
+from offrl.ope.functions import FunctionPolicy
 from offrl.ope.trajectories import Floats
 from offrl.policy import Policy
 from offrl.run import Run
@@ -115,8 +113,8 @@ def candidate_of(
 
 def _run(found: TrainedRun, data: Dataset, acts: str, checkpoint: str | int) -> Candidate:
     seed = found.seeds[0]
-    step = found.checkpoint(seed, checkpoint).step
-    policy = found.policy(seed, step)
+    step, picked = found.checkpoint(seed, checkpoint).step, found.picked(seed, checkpoint)
+    policy = found.policy(seed, checkpoint)
     _check_spaces(f"The policy of {found.dir}", policy.spec, data)
     notes: tuple[str, ...] = ()
     if len(found.seeds) > 1:
@@ -124,7 +122,13 @@ def _run(found: TrainedRun, data: Dataset, acts: str, checkpoint: str | int) -> 
             f"Seed {seed} of the {len(found.seeds)} of {found.dir} is judged, since one policy"
             f" acts; name {found.dir}/seed_{found.seeds[1]} for another.",
         )
-    facts = (("algo", found.run.settings.algo), ("seed", seed), ("checkpoint_step", step))
+    if str(checkpoint) == SELECTED:
+        notes += (
+            f"The checkpoint of {found.dir} was {picked}: where these are the episodes that judge"
+            " it, it looks better than it is.",
+        )
+    where = {"seed": seed, "checkpoint_step": step, "picked": picked}
+    facts = (("algo", found.run.settings.algo), *where.items())
     name = str(found.dir)
     return Candidate(name, policy.network, acts, None, found.run, found.dir, facts, notes)
 
@@ -148,78 +152,6 @@ def _function(
     name: str, function: Callable[..., Any], data: Dataset, facts: tuple[tuple[str, Any], ...]
 ) -> Candidate:
     return Candidate(name, FunctionPolicy(function, data.spec, name), "sample", facts=facts)
-
-
-class FunctionPolicy(nn.Module):
-    """A function of a batch of observations as a policy network without parameters."""
-
-    def __init__(self, function: Callable[..., Any], spec: Spec, name: str) -> None:
-        super().__init__()
-        self._function, self._spec, self._name = function, spec, name
-
-    def forward(self, obs: Tensor) -> Any:
-        """The distribution that the function's answer describes."""
-        flat = obs.detach().cpu().numpy()
-        found = self._function(named_columns(self._spec, flat))
-        return self._discrete(found, len(flat)) if self._spec.discrete else self._box(found, obs)
-
-    def _discrete(self, found: Any, rows: int) -> Any:
-        given, n = np.asarray(found), self._spec.action_dim
-        if given.shape == (rows,):
-            encoded = self._spec.flatten_actions(np.asarray(self._spec.encode_actions(given)))
-            return Greedy(nn.functional.one_hot(torch.as_tensor(encoded), n).float())
-        try:
-            given = given.astype(np.float64)
-        except (TypeError, ValueError):
-            raise self._wrong(given) from None
-        if given.shape != (rows, n):
-            raise self._wrong(given)
-        if not (given >= 0).all() or np.abs(given.sum(1) - 1).max() > 1e-4:
-            row = int(np.argmax(np.abs(given.sum(1) - 1) + (given < 0).any(1)))
-            raise ConfigError(
-                f"{self._name} returned {given[row].tolist()}, which is no distribution.",
-                "Return probabilities that add up to 1.",
-            )
-        return Categorical(torch.as_tensor(given, dtype=torch.float32).log())
-
-    def _box(self, found: Any, obs: Tensor) -> Any:
-        pair = isinstance(found, tuple) and len(found) == 2
-        parts = [np.asarray(part, np.float32) for part in (found if pair else (found,))]
-        shape = (len(obs), self._spec.action_dim)
-        low, high = (torch.as_tensor(b) for b in (self._spec.action_low, self._spec.action_high))
-        mean, *std = (torch.as_tensor(np.broadcast_to(p, shape).copy()) for p in parts if p.size)
-        if parts[0].shape != shape or (std and not bool((std[0] > 0).all())):
-            raise self._wrong(parts[0])
-        if std:
-            return Gaussian(mean, std[0], low, high)
-        return Deterministic(torch.clamp(mean, low, high), low, high)
-
-    def _wrong(self, given: Any) -> ConfigError:
-        n = self._spec.action_dim
-        wanted = (
-            f"probabilities [B, {n}] or choices [B]"
-            if self._spec.discrete
-            else f"actions [B, {n}], or a mean and a standard deviation above 0"
-        )
-        return ConfigError(
-            f"{self._name} returned {given.dtype} of the shape {given.shape}.", f"Return {wanted}."
-        )
-
-
-def named_columns(spec: Spec, flat: np.ndarray) -> Any:
-    """Flat observations [B, obs_dim] as a function of the user takes them."""
-    columns = spec.columns
-    if columns is None:
-        return flat
-    numbers, at = flat[:, : len(columns.numbers)], len(columns.numbers)
-    choices = []
-    for column in columns.categories:
-        choices.append(flat[:, at : at + len(column.values)].argmax(1))
-        at += len(column.values)
-    if not choices:
-        return columns.decode_obs(numbers)
-    stacked = np.stack(choices, axis=1)
-    return columns.decode_obs({NUMBERS: numbers, CATEGORIES: stacked} if numbers.size else stacked)
 
 
 def _column(path: Path, name: str, data: Dataset) -> Candidate:

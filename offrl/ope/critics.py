@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from offrl import losses
-from offrl.algorithm import configure
 from offrl.algos.fqe import FQE, FQEConfig
 from offrl.batch import Table
+from offrl.configuration import configure
 from offrl.data.transitions import Transitions
 from offrl.learner import Nets
+from offrl.nn import Head
 from offrl.ope.fitting import (
     Counting,
     Member,
@@ -32,6 +33,7 @@ from offrl.ope.fitting import (
     tensor,
     without,
 )
+from offrl.ope.functions import FunctionPolicy
 from offrl.ope.settings import JudgeConfig
 from offrl.ope.trajectories import Floats
 from offrl.watch import Earnings
@@ -80,6 +82,7 @@ class _Fit:
             "target_rate": config.fqe_target_rate,
         }
         self.fqe = FQE(configure(FQEConfig, settings), data.spec, policy)
+        self.vectorised = isinstance(policy, Head | FunctionPolicy)
         self.moved: list[float] = []
 
     def critics(self) -> Critics:
@@ -116,7 +119,9 @@ class _Fit:
             drawn = [place[int(e)] for e in resample(others, self.config.seed, seed, number)]
             rows.append(torch.cat([torch.arange(starts[k], starts[k + 1]) for k in drawn]))
             seeds.append(seed_of(self.config.seed, seed, number, 5))
-        members = fit_together(self.fqe, table, rows, seeds, self.config.fqe_steps, self.counting)
+        members = fit_together(
+            self.fqe, table, rows, seeds, self.config.fqe_steps, self.counting, self.vectorised
+        )
         firsts = tensor(data.observations[data.starts[part] + part])
         steps, seen = rows_of(data, part), observation_rows(data, part)
         for seed, member in enumerate(members):

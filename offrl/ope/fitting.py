@@ -12,7 +12,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from offrl.algorithm import Algorithm, start
-from offrl.batch import Table
+from offrl.batch import Batch, Table
 from offrl.data.transitions import Transitions
 from offrl.learner import Learner, Nets, Progress, State, make_update, steps
 from offrl.sampler import Sampler, mix
@@ -57,10 +57,12 @@ def fit_together(
     seeds: Sequence[int],
     n_steps: int,
     counting: Counting,
+    vectorised: bool = True,
 ) -> list[Member]:
     """One model for each seed, each from its own rows [K] of the table, all in one update.
 
-    Only for algorithms whose state takes no turns of its own after the first step.
+    Only for algorithms whose state takes no turns of its own after the first step. Not
+    `vectorised`: one after the other in each step, for networks that torch cannot vectorise.
     """
     modules, states = {}, list[State]()
     for seed in seeds:
@@ -75,8 +77,11 @@ def fit_together(
         if step == (3 * n_steps) // 4:
             before = state
         batch = tree_map(_stacked, *(sampler[step] for sampler in samplers))
-        stage = algorithm.stage(step)
-        state, metrics = vmap(lambda s, b, stage=stage: update(s, b, stage))(state, batch)
+
+        def one(state: State, batch: Batch, stage: str = algorithm.stage(step)) -> Any:
+            return update(state, batch, stage)
+
+        state, metrics = (vmap(one) if vectorised else _in_turn(one))(state, batch)
         for name, value in metrics.items():
             if name.endswith("/loss"):
                 finite &= value.isfinite()
@@ -95,6 +100,17 @@ def fit_together(
         )
         for k in range(len(seeds))
     ]
+
+
+def _in_turn(update: Callable[[State, Batch], Any]) -> Callable[[State, Batch], Any]:
+    def all_of_them(state: State, batch: Batch) -> Any:
+        found = [
+            update(tree_map(lambda x, k=k: x[k], state), tree_map(lambda x, k=k: x[k], batch))
+            for k in range(len(batch.obs))
+        ]
+        return tree_map(_stacked, *found)
+
+    return all_of_them
 
 
 def _stacked(*tensors: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from offrl.algorithm import configure
+from offrl.configuration import configure
 from offrl.data.dataset import Dataset, load
 from offrl.data.durable import write_file
 from offrl.errors import ConfigError, OffrlError

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from offrl.algorithm import Configuration, Peers
+from offrl.configuration import Configuration, Peers
 from offrl.ope import weights
 
 

@@ -116,7 +116,7 @@ class Work:
             self.ended,
             no_weights=why,
             no_model=failed if usable is None else None,
-            fitted=usable is not None,
+            fitted=True,
             seeds=None if usable is None else usable.seeds,
             estimated_behavior=self.estimated,
             in_sample=in_sample,
