@@ -192,6 +192,15 @@ def version_note(metadata: Mapping[str, Any]) -> str | None:
     )
 
 
+def other_version(env_id: str, logged: str | None) -> tuple[str, ...]:
+    """Return a note where `env_id` is the data's environment in another version."""
+    if logged is None or env_id == logged:
+        return ()
+    if env_id.rpartition("-v")[0] != logged.rpartition("-v")[0]:
+        return ()
+    return (f"The data was logged in {logged}; returns in {env_id} need not compare with its.",)
+
+
 def _installed_spec(described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     id = described["id"]
     if ":" in id:

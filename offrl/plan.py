@@ -151,18 +151,8 @@ def resolve(
         policy_sha256=None if policy is None else _digest(policy),
     )
     if old is not None:
-        if differences := old.differences(run):
-            raise ConfigError(
-                f"The run in {folder} was started otherwise: {'; '.join(differences)}.",
-                "Resume it with --out RUN --resume alone, or train into a new folder.",
-            )
-        notes += [
-            f"{name} is {run.versions.get(name)}, was {was}: the resumed run is not exact."
-            for name, was in old.versions.items()
-            if run.versions.get(name) != was
-        ]
-        # The user's file may be typed by another path now; that is the one to open again.
-        run = replace(old, settings=replace(old.settings, algo=settings.algo))
+        run, told = old.resumed(run, folder)
+        notes += told
     where = folder or default_folder(algorithm.name, data.id)
     resumed = old is not None
     return Plan(run, data, algorithm, config, where, tuple(notes), resumed, reopens, policy)

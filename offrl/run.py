@@ -3,7 +3,7 @@
 import platform
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,24 @@ class Run:
                 "resolved": resolved,
             }
         )
+
+    def resumed(self, now: "Run", folder: Path | None) -> tuple["Run", list[str]]:
+        """This run as `now` goes on with it in `folder`, and notes on what is not the same.
+
+        Raises ConfigError where `now` has other settings.
+        """
+        if differences := self.differences(now):
+            raise ConfigError(
+                f"The run in {folder} was started otherwise: {'; '.join(differences)}.",
+                "Resume it with --out RUN --resume alone, or train into a new folder.",
+            )
+        notes = [
+            f"{name} is {now.versions.get(name)}, was {was}: the resumed run is not exact."
+            for name, was in self.versions.items()
+            if now.versions.get(name) != was
+        ]
+        # The user's file may be typed by another path now; that is the one to open again.
+        return replace(self, settings=replace(self.settings, algo=now.settings.algo)), notes
 
     def differences(self, other: "Run") -> list[str]:
         """How `other` departs from this run, one clause each; versions aside."""

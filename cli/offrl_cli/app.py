@@ -14,6 +14,7 @@ from offrl_cli import (
     algebra,
     algos,
     collect,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -37,7 +38,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, finetune, evaluate, ope, sweep):
+for module in (algos, train, finetune, evaluate, ope, compare, sweep):
     module.register(app)
 
 

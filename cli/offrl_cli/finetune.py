@@ -13,7 +13,7 @@ from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code, named_algorith
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, one_of, positive, seeds_of
+from offrl_cli.values import natural, one_of, positive, seconds, seeds_of
 
 if TYPE_CHECKING:
     from offrl.online.plan import OnlinePlan
@@ -26,6 +26,7 @@ DEVICE = "auto, cpu, cuda, cuda:1, mps ..."
 COMPILE = "Compile the update: auto does for long runs, where a C++ compiler is found."
 PRECISION = "Precision of the hidden layers."
 THREADS = "Threads of the processor; bits depend on it."
+STEP_TIMEOUT = "End an environment that takes longer for a step, in a process of its own."
 ALGO = "Code of yours, FILE.py:CLASS, where the run was trained by it."
 OUT = "Folder of the new run [default: runs/<algo>/<env>/<time>]."
 RESUME = "Go on with the run in --out; needs no other option."
@@ -88,6 +89,9 @@ def register(app: typer.Typer) -> None:
         threads: Annotated[
             int | None, typer.Option(metavar="N", parser=positive, help=THREADS)
         ] = None,
+        step_timeout: Annotated[
+            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
+        ] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
@@ -111,6 +115,7 @@ def register(app: typer.Typer) -> None:
             compile=compile,
             precision=precision,
             threads=threads,
+            step_timeout=step_timeout,
         )
 
 
@@ -126,6 +131,8 @@ def act(algo: str | None, env: str | None, env_steps: int | None, **settings: An
     endings = Endings()
     label = f"{plan.run.algorithm} in {plan.env}"
     resume = f"offrl {command} {code}--out {quoted(plan.dir)} --resume"
+    if plan.step_timeout is not None:
+        resume += f" --step-timeout {plan.step_timeout:g}"
     with going_on(resume), Training(label, plan.run.settings.steps) as show:
         for event in training.train(plan):
             show(event)

@@ -8,13 +8,13 @@ import typer
 from offrl.errors import ConfigError
 from offrl.events import Endings
 from offrl_cli.commands import command
-from offrl_cli.finetune import act
+from offrl_cli.finetune import STEP_TIMEOUT, act
 from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
 from offrl_cli.grid import train_grid
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, one_of, positive, real, seeds_of
+from offrl_cli.values import natural, one_of, positive, real, seconds, seeds_of
 
 if TYPE_CHECKING:
     from offrl.training import Plan
@@ -98,6 +98,9 @@ def register(app: typer.Typer) -> None:
             typer.Option(metavar="drop-episode", parser=one_of("drop-episode"), help=NONFINITE),
         ] = None,
         clip_actions: Annotated[bool, typer.Option("--clip-actions", help=CLIP)] = False,
+        step_timeout: Annotated[
+            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
+        ] = None,
         grid: Annotated[list[str] | None, typer.Option(metavar="NAME=V,V", help=GRID)] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
@@ -139,9 +142,11 @@ def register(app: typer.Typer) -> None:
         if online is not None:
             _refuse(**of_log, dataset=dataset, grid=grid or None)
             online |= {name: value for name, value in every.items() if value is not None}
-            return act(algo, env, env_steps, online=online, **shared)
+            return act(algo, env, env_steps, online=online, step_timeout=step_timeout, **shared)
         if env_steps is not None:
             raise ConfigError("--env-steps needs an environment.", "Give --env ENV.")
+        if step_timeout is not None:
+            raise ConfigError("--step-timeout is for a run that acts.", "Give --env ENV.")
         given: dict[str, Any] = shared | every | of_log
         if grid or (resume and out is not None and (out / GRID_PAGE).is_file()):
             return train_grid(algo, dataset, grid or [], given)

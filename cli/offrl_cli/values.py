@@ -43,6 +43,14 @@ def real(text: str) -> float:
         raise typer.BadParameter(f"'{text}' is not a number") from None
 
 
+def seconds(text: str | float) -> float:
+    """Parse a time above zero."""
+    value = real(str(text))
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"'{text}' is not a number of seconds above 0")
+    return value
+
+
 def bounds(text: str) -> tuple[float, float]:
     """Parse `LOW,HIGH`, two numbers in this order."""
     low, comma, high = str(text).partition(",")

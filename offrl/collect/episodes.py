@@ -19,7 +19,7 @@ from gymnasium import spaces
 from offrl.collect.behaviors import Behavior, PolicyAnswerError
 from offrl.data.episodes import Episode
 from offrl.data.openepisode import stacked
-from offrl.errors import WorkError
+from offrl.errors import OffrlError, WorkError
 
 _STREAM = 1  # of the seeds of collection; evaluation with the same seed must not repeat them
 
@@ -91,6 +91,8 @@ def _episode(
     log_probs = [math.nan]
     try:
         obs = _of_reset(env.reset(seed=env_seed))
+    except OffrlError:
+        raise
     except Exception as error:
         raise _env_error(name, number, None, error) from error
     try:
@@ -109,6 +111,8 @@ def _episode(
         try:
             answer = step(action)
             obs, reward, terminated, truncated, _ = answer
+        except OffrlError:
+            raise
         except Exception as error:
             raise _env_error(name, number, len(rewards), error) from error
         observations.append(keep_obs(obs))

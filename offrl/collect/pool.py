@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 from offrl import errors
 from offrl.collect import worker
-from offrl.collect.frames import episode_of, read_message
 from offrl.data.episodes import Episode
+from offrl.data.frames import episode_of, read_message
 from offrl.errors import NotFoundError, OffrlError, WorkError
 
 _AHEAD = 2  # numbers that a process holds, so that it never waits for the next

@@ -29,8 +29,8 @@ from offrl.data.publishing import unfinished_folder
 from offrl.data.recipe import BehaviorSpec, Recipe, load_recipe
 from offrl.data.shards import read_manifest
 from offrl.data.writer import Writer, require_finite
-from offrl.environments import make_env
 from offrl.errors import ConfigError, CorruptDataError, UnsafeDataError, WorkError
+from offrl.guard import makers
 
 
 def record(
@@ -46,6 +46,7 @@ def record(
     overwrite: bool = False,
     workers: int = 1,
     trust: bool = False,
+    step_timeout: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Record a recipe, or policies in an environment, as the dataset `out` and return it.
@@ -55,7 +56,9 @@ def record(
     shortest prefix of whole episodes that reaches it. Without `out` the id is the recipe's, else
     made of environment and policies (me/cartpole/random-v0). An interrupted recording keeps its
     finished episodes; `resume=True` with the same `out` continues it, with no other argument
-    needed. `workers` processes, with an environment each, record the same data as one. `trust` has
+    needed. `workers` processes, with an environment each, record the same data as one. With
+    `step_timeout` environments are in processes of their own, and one that takes more seconds for a
+    step is ended, which is a WorkError. `trust` has
     Stable-Baselines3 load the agents that cannot be had from plain values and weights, which
     executes what their files pickle; it is kept in the recipe, and never taken from one.
 
@@ -74,7 +77,7 @@ def record(
     _check_workers(workers, env, given)
     if resume and not overwrite and (done := _finished(plan, plan.name)) is not None:
         return done
-    with _world(plan, env) as world:
+    with _world(plan, env, step_timeout) as world:
         actors = actors_of(plan.behaviors, world, given, trust=plan.trust)
         warn_of_want(plan, world, datasets_root())
         with Writer(
@@ -86,7 +89,9 @@ def record(
             overwrite=overwrite,
             resume=resume,
         ) as writer:
-            with closing(_episodes(plan, world, actors, env, workers, writer)) as episodes_played:
+            with closing(
+                _episodes(plan, world, actors, env, workers, writer, step_timeout)
+            ) as episodes_played:
                 _fill(writer, episodes_played, plan, progress)
             return writer.close()
 
@@ -117,18 +122,17 @@ def run_episodes(
 
 @contextmanager
 def _world(
-    plan: Recipe, env: str | gymnasium.Env[Any, Any] | None
+    plan: Recipe, env: str | gymnasium.Env[Any, Any] | None, step_timeout: float | None = None
 ) -> Iterator[gymnasium.Env[Any, Any]]:
     """Give the environment of a plan; one that the caller made stays open."""
-    if isinstance(env, gymnasium.Env):
-        yield env
-        return
-    # `module:Id-v0` is imported where the user typed it, not where a recipe file says so.
-    world = make_env(plan.env, trust=env is not None)
-    try:
-        yield world
-    finally:
-        world.close()
+    with makers(step_timeout) as made:
+        if isinstance(env, gymnasium.Env):
+            made.refuse_ready()
+            yield env
+            return
+        # `module:Id-v0` is imported where the user typed it, not where a recipe file says so.
+        with closing(made.by_id(plan.env, trust=env is not None)) as world:
+            yield world
 
 
 def _check_workers(
@@ -156,6 +160,7 @@ def _episodes(
     env: str | gymnasium.Env[Any, Any] | None,
     workers: int,
     writer: Writer,
+    step_timeout: float | None,
 ) -> Generator[Episode]:
     """Yield what the writer lacks, and more where only env_steps says how much that is."""
     first, stop = writer.n_episodes, plan.episodes
@@ -166,6 +171,7 @@ def _episodes(
         "env": plan.env,
         "trust_env": env is not None,
         "trust": plan.trust,
+        "step_timeout": step_timeout,
         "seed": plan.seed,
         "behaviors": [dataclasses.asdict(behavior) for behavior in plan.behaviors],
     }

@@ -34,26 +34,27 @@ def work(request: dict[str, Any], numbers: Iterator[int], out: BinaryIO) -> int:
     """Play the episodes `numbers` of a request; the exit status."""
     from offrl.collect.actors import actors_of
     from offrl.collect.episodes import play_numbers
-    from offrl.collect.frames import write_episode, write_message
+    from offrl.data.frames import write_episode, write_message
     from offrl.data.recipe import BehaviorSpec
-    from offrl.environments import make_env
     from offrl.errors import OffrlError
+    from offrl.guard import makers
 
     logging.getLogger("offrl").setLevel(logging.ERROR)  # the parent has said it already
     number = None
     try:
-        env = make_env(request["env"], trust=request["trust_env"])
-        specs = [BehaviorSpec(**fields) for fields in request["behaviors"]]
-        actors = actors_of(specs, env, trust=request["trust"])
+        with makers(request["step_timeout"]) as made:
+            env = made.by_id(request["env"], trust=request["trust_env"])
+            specs = [BehaviorSpec(**fields) for fields in request["behaviors"]]
+            actors = actors_of(specs, env, trust=request["trust"])
 
-        def noted() -> Iterator[int]:
-            nonlocal number
-            for arrived in numbers:
-                number = arrived
-                yield number
+            def noted() -> Iterator[int]:
+                nonlocal number
+                for arrived in numbers:
+                    number = arrived
+                    yield number
 
-        for episode in play_numbers(env, actors, noted(), seed=request["seed"]):
-            write_episode(out, episode)
+            for episode in play_numbers(env, actors, noted(), seed=request["seed"]):
+                write_episode(out, episode)
     except OffrlError as error:
         told = {"error": type(error).__name__, "cause": error.cause, "remedy": error.remedy}
         write_message(out, told | {"episode": number})

@@ -13,11 +13,12 @@ from offrl.checkpoint import SELECTED, TrainedRun, load_run
 from offrl.data.dataset import Dataset, load
 from offrl.data.durable import write_file
 from offrl.data.spec import Spec
-from offrl.environments import env_description, env_for, make_env, version_note
+from offrl.environments import env_description, other_version, version_note
 from offrl.errors import ConfigError, CorruptDataError, IncompatibleVersionError, OffrlError
 from offrl.evaluation.references import Reference, lookup, require_apart
 from offrl.evaluation.rollouts import Env, rollout
 from offrl.evaluation.summary import Evaluation, SeedEvaluation, seed_evaluation, summarise
+from offrl.guard import Makers, makers
 from offrl.policy import threads
 from offrl.run import FORMAT
 
@@ -45,36 +46,40 @@ def evaluate(
     checkpoint: str | int = "last",
     step_limit: int | None = None,
     trust_env: bool = False,
+    step_timeout: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes of every seed of a run, or of one policy, and say how good it was.
 
     `subject` is a run, its folder (or RUN/seed_3), or a policy; `env` an environment id or a
     function that makes one, by default what the run's dataset names. Of a run, the result is kept
-    in RUN/result.json under `evaluation`. `progress` is told (finished, all) episodes.
+    in RUN/result.json under `evaluation`. With `step_timeout` the environments are in a process of
+    their own, which is ended where a step takes more seconds. `progress` is told (finished, all)
+    episodes.
     Raises ConfigError where there is no environment to act in, and what `rollout` raises.
     """
     started = time.perf_counter()
     judged = _judged(subject, checkpoint)
     kept = {} if judged.dir is None else _read_result(judged.dir)
-    stage = _stage(env, judged, trust_env)
-    reference = _reference(stage, judged)
-    notes = [*judged.notes, *stage.notes, *_told(kept, judged)]
-    found: list[SeedEvaluation] = []
-    for number, (training_seed, step, policy) in enumerate(judged.policies):
-        with threads(1):
-            played = rollout(
-                policy.act,
-                policy.spec,
-                stage.make,
-                episodes=episodes,
-                seed=seed,
-                n_envs=n_envs,
-                step_limit=step_limit,
-                progress=_part(progress, number, len(judged.policies)),
-            )
-        found.append(seed_evaluation(played, training_seed, step))
-        notes += [note for note in played.notes if note not in notes]
+    with makers(step_timeout) as made:
+        stage = _stage(env, judged, trust_env, made)
+        reference = _reference(stage, judged)
+        notes = [*judged.notes, *stage.notes, *_told(kept, judged)]
+        found: list[SeedEvaluation] = []
+        for number, (training_seed, step, policy) in enumerate(judged.policies):
+            with threads(1):
+                played = rollout(
+                    policy.act,
+                    policy.spec,
+                    stage.make,
+                    episodes=episodes,
+                    seed=seed,
+                    n_envs=n_envs,
+                    step_limit=step_limit,
+                    progress=_part(progress, number, len(judged.policies)),
+                )
+            found.append(seed_evaluation(played, training_seed, step))
+            notes += [note for note in played.notes if note not in notes]
     result = summarise(
         found,
         env=stage.env_id,
@@ -142,16 +147,19 @@ class _Stage:
     notes: tuple[str, ...] = ()
 
 
-def _stage(env: str | Callable[[], Env] | None, judged: _Judged, trust_env: bool) -> _Stage:
+def _stage(
+    env: str | Callable[[], Env] | None, judged: _Judged, trust_env: bool, made: Makers
+) -> _Stage:
     if callable(env):
+        made.refuse_ready()
         one = env()
         env_id = one.spec.id if one.spec is not None else type(one.unwrapped).__name__
         one.close()
         return _Stage(env, env_id, env_id == judged.env_id)
     if env is not None:
         env_id = env.rpartition(":")[2]
-        notes = _other_version(env_id, judged.env_id)
-        return _Stage(lambda: make_env(env), env_id, env_id == judged.env_id, notes)
+        notes = other_version(env_id, judged.env_id)
+        return _Stage(lambda: made.by_id(env), env_id, env_id == judged.env_id, notes)
     if judged.env_id is None:
         if judged.dir is None:
             raise ConfigError("A policy alone names no environment.", "Say which: env='ENV'.")
@@ -161,23 +169,14 @@ def _stage(env: str | Callable[[], Env] | None, judged: _Judged, trust_env: bool
         )
     dataset, named = judged.dataset, judged.env_id
     if dataset is None or dataset.env_id != named:
-        return _Stage(lambda: make_env(named, trust=trust_env), named, own=True)
+        return _Stage(lambda: made.by_id(named, trust=trust_env), named, own=True)
     described, note = env_description(dataset.metadata), version_note(dataset.metadata)
     return _Stage(
-        make=lambda: env_for(dataset, trust_env=trust_env),
+        make=lambda: made.of(dataset, trust_env=trust_env),
         env_id=named if described is None else str(described["id"]),
         own=True,
         notes=(note,) if note else (),
     )
-
-
-def _other_version(env_id: str, logged: str | None) -> tuple[str, ...]:
-    """Return a note where `env_id` is the data's environment in another version."""
-    if logged is None or env_id == logged:
-        return ()
-    if env_id.rpartition("-v")[0] != logged.rpartition("-v")[0]:
-        return ()
-    return (f"The data was logged in {logged}; returns in {env_id} need not compare with its.",)
 
 
 def _reference(stage: _Stage, judged: _Judged) -> Reference | None:

@@ -159,6 +159,8 @@ class _Loop:
         one = _Live(env, episode, episode % self.width)
         try:
             obs, _ = env.reset(seed=env_seed(self.seed, episode))
+        except OffrlError:
+            raise
         except Exception as error:
             raise self._raised(one, "being reset", error) from error
         self._see(one, obs)
@@ -204,6 +206,8 @@ class _Loop:
         try:
             obs, reward, terminated, truncated, _ = one.env.step(self.spec.env_action(action))
             reward = float(reward)
+        except OffrlError:
+            raise
         except Exception as error:
             raise self._raised(one, f"step {one.step}", error) from error
         self._see(one, obs)

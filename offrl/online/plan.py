@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from offrl.algos import ALGORITHMS, get, source_of
 from offrl.checkpoint import TrainedRun, load_run
 from offrl.data.dataset import Dataset, load
 from offrl.data.spec import Spec
-from offrl.environments import check_spaces, make_env
+from offrl.environments import check_spaces, other_version, version_note
 from offrl.errors import ConfigError
+from offrl.guard import Env, check_seconds, makers
 from offrl.online.schedule import OnlineConfig, scheduled
 from offrl.run import SETTINGS, Run, Settings, current_versions, read_toml
 
@@ -40,6 +42,7 @@ class OnlinePlan:
     dir: Path
     notes: tuple[str, ...]
     resumed: bool
+    step_timeout: float | None = None  # seconds that a step may take; no part of what is computed
 
 
 def resolve(
@@ -58,6 +61,7 @@ def resolve(
     compile: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    step_timeout: float | None = None,
 ) -> OnlinePlan:
     """Decide everything about a run that acts; write nothing.
 
@@ -65,6 +69,8 @@ def resolve(
     for those that are given; without, `algo` starts afresh.
     Raises ConfigError for what makes no sense, NotFoundError for what does not exist.
     """
+    if step_timeout is not None:
+        check_seconds(step_timeout)
     folder, old = offline.target(out, resume)
     if old is not None and old.online is None:
         raise ConfigError(
@@ -87,7 +93,8 @@ def resolve(
     if env_steps < 1:
         raise ConfigError(f"'env_steps' must be at least 1, not {env_steps}.")
     algorithm = get(algo)
-    spec = _spec(env, parent)
+    with makers(step_timeout) as made, closing(made.by_id(env)) as one:
+        spec = _spec(one, parent)
     _check(algorithm, spec, env)
     table = {**file.get(algorithm.name, {}), **(hyperparameters or {})}
     config = _config(algorithm, table, parent, also=SETTINGS)
@@ -99,16 +106,22 @@ def resolve(
             f"{env_steps} environment steps come to no gradient step.", "Give more --env-steps."
         )
     given_settings = {
-        "seeds": seeds or (parent.seeds if parent is not None else file.get("seeds")),
+        "seeds": seeds or file.get("seeds") or (parent and parent.seeds),
         "device": device or file.get("device"),
         "compile": compile or file.get("compile"),
-        "precision": precision or (parent and parent.run.settings.precision),
+        "precision": precision
+        or file.get("precision")
+        or (parent and parent.run.settings.precision),
         "threads": threads or file.get("threads"),
     }
     settings, notes = _settings(
         algo, env, steps, parent, {k: v for k, v in given_settings.items() if v}
     )
     data = _logged(parent, schedule)
+    if parent is not None:
+        notes += other_version(env.rpartition(":")[2], parent.run.env)
+    if data is not None and (note := version_note(data.metadata)):
+        notes.append(note)
     source = source_of(algo)
     decided = Run(
         settings=settings,
@@ -124,14 +137,12 @@ def resolve(
         env_steps=env_steps,
         parent=None if parent is None else str(run),
     )
-    if old is not None and (differences := old.differences(decided)):
-        raise ConfigError(
-            f"The run in {folder} was started otherwise: {'; '.join(differences)}.",
-            "Resume it with --out RUN --resume alone, or train into a new folder.",
-        )
+    if old is not None:
+        decided, told = old.resumed(decided, folder)
+        notes += told
     where = folder or offline.default_folder(algorithm.name, env)
     return OnlinePlan(
-        run=old or decided,
+        run=decided,
         env=env,
         env_steps=env_steps,
         spec=spec,
@@ -143,19 +154,16 @@ def resolve(
         dir=where,
         notes=tuple(notes),
         resumed=old is not None,
+        step_timeout=step_timeout,
     )
 
 
-def _spec(env: str, parent: TrainedRun | None) -> Spec:
-    made = make_env(env)
-    try:
-        if parent is None:
-            return Spec(made.observation_space, made.action_space)
-        spec = Spec.from_json(parent.run.spec)
-        check_spaces(made, spec)
-        return spec
-    finally:
-        made.close()
+def _spec(env: Env, parent: TrainedRun | None) -> Spec:
+    if parent is None:
+        return Spec(env.observation_space, env.action_space)
+    spec = Spec.from_json(parent.run.spec)
+    check_spaces(env, spec)
+    return spec
 
 
 def _check(algorithm: type[Algorithm[Any]], spec: Spec, env: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from offrl import checkpoint as checkpoints
 from offrl.algorithm import Algorithm, begin
 from offrl.checkpoint import TrainedRun
 from offrl.data.durable import write_file
-from offrl.environments import make_env
 from offrl.errors import CorruptDataError, OffrlError
 from offrl.evaluation.evaluate import evaluate
 from offrl.evaluation.references import lookup
@@ -30,6 +29,7 @@ from offrl.events import (
     Started,
     Trained,
 )
+from offrl.guard import Env, makers
 from offrl.learner import Progress, State, Update, make_update
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.online.floor import Floor
@@ -56,7 +56,8 @@ def finetune(
     """Let the policy of a run act and go on learning; the same as `offrl finetune`.
 
     `settings` are those of `online.plan.resolve`: out, resume, seeds, device, compile, precision,
-    threads, and the tables `hyperparameters` and `online`. Raises ConfigError before anything is
+    threads, step_timeout, and the tables `hyperparameters` and `online`. Raises ConfigError before
+    anything is
     written, after the other seeds are done NumericsError where one has diverged, FloorError where
     one fell below its floor.
     """
@@ -151,36 +152,17 @@ def _seed(
     update: Update,
     notes: tuple[str, ...],
 ) -> Generator[Event]:
-    folder, device = plan.dir / f"seed_{seed}", plan.run.settings.device
-    worlds = Worlds(lambda: make_env(plan.env), plan.spec, plan.online.n_envs, seed)
+    with makers(plan.step_timeout) as made, ExitStack() as stack:
 
-    def tried(network: nn.Module) -> dict[str, Any]:
-        policy = Policy(plan.spec, network, device)
-        episodes = plan.online.eval_episodes
-        return evaluate(policy, plan.env, episodes=episodes, seed=seed).to_dict()
+        def world() -> Env:
+            return made.by_id(plan.env)
 
-    online = plan.online
-    warmup = online.warmup if isinstance(online, ReplayConfig) else 0
-    shared: dict[str, Any] = {
-        "algorithm": algorithm,
-        "modules": modules,
-        "spec": plan.spec,
-        "online": plan.online,
-        "env_steps": plan.env_steps,
-        "seed": seed,
-        "folder": folder,
-        "update": update,
-        "worlds": worlds,
-        "logged": logged_table(plan),
-        "evaluate": tried,
-        "floor": Floor(online.floor, online.eval_episodes, warmup),
-        "now": Progress(0, state, state, {}),
-    }
-    loop = _loop(plan, shared)
-    try:
+        worlds = Worlds(world, plan.spec, plan.online.n_envs, seed)
+        stack.callback(worlds.close)
+        loop = _loop(plan, algorithm, seed, modules, state, update, worlds, world)
         told = _resume(loop) if plan.resumed else []
         yield Started(seed, loop.now.step, (*notes, *told))
-        verdict = folder / "diverged.toml"
+        verdict = loop.folder / "diverged.toml"
         if verdict.exists():
             yield Diverged(seed, loop.now.step, str(read_toml(verdict)["message"]))
             return
@@ -188,11 +170,40 @@ def _seed(
             yield Finished(seed, loop.now.step, loop.seconds)
             return
         yield from _written(loop, verdict)
-    finally:
-        worlds.close()
 
 
-def _loop(plan: OnlinePlan, shared: dict[str, Any]) -> Loop[Any, Any]:
+def _loop(
+    plan: OnlinePlan,
+    algorithm: Algorithm[Any],
+    seed: int,
+    modules: dict[str, nn.Module],
+    state: State,
+    update: Update,
+    worlds: Worlds,
+    world: Callable[[], Env],
+) -> Loop[Any, Any]:
+    online, device = plan.online, plan.run.settings.device
+
+    def tried(network: nn.Module) -> dict[str, Any]:
+        policy = Policy(plan.spec, network, device)
+        return evaluate(policy, world, episodes=online.eval_episodes, seed=seed).to_dict()
+
+    warmup = online.warmup if isinstance(online, ReplayConfig) else 0
+    shared: dict[str, Any] = {
+        "algorithm": algorithm,
+        "modules": modules,
+        "spec": plan.spec,
+        "online": online,
+        "env_steps": plan.env_steps,
+        "seed": seed,
+        "folder": plan.dir / f"seed_{seed}",
+        "update": update,
+        "worlds": worlds,
+        "logged": logged_table(plan),
+        "evaluate": tried,
+        "floor": Floor(online.floor, online.eval_episodes, warmup),
+        "now": Progress(0, state, state, {}),
+    }
     if not isinstance(plan.online, ReplayConfig):
         raise TypeError(type(plan.online))
     size, device, later = plan.online.replay_size, plan.run.settings.device, plan.algorithm.lived

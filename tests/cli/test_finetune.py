@@ -1,6 +1,8 @@
 """`offrl finetune` and `offrl train --env`, as they are typed."""
 
+import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,46 @@ def test_a_policy_below_its_floor_ends_the_command_with_one_sentence(type_: Type
         assert remedy.startswith("try: Its best policy is the last checkpoint in acting")
     told = json.loads(Path("acting/result.json").read_text())["rolled_back"]["0"]
     assert told["rolled_back_to"] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("finetune", "log", "--env", "stuck_worlds:Stuck-v0", "--env-steps", 60),
+        ("train", "--algo", "td3", "--env", "stuck_worlds:Stuck-v0", "--env-steps", 60),
+        ("eval", "log", "--env", "stuck_worlds:Stuck-v0"),
+        ("collect", "--env", "stuck_worlds:Stuck-v0", "--policy", "random", "--episodes", 2),
+    ],
+)
+def test_an_environment_that_hangs_ends_the_command_with_one_sentence(
+    type_: Type, swung: str, words: Any, monkeypatch: pytest.MonkeyPatch
+):
+    Path("code").mkdir()
+    shutil.copy(Path(__file__).parent.parent / "stuck_worlds.py", "code")
+    monkeypatch.syspath_prepend(str(Path("code").resolve()))
+    monkeypatch.setenv("STUCK_WORLDS", str(Path("hang").resolve()))
+    Path("hang").write_text("lock 8")
+    found = type_(*words, "--step-timeout", 3)
+    assert found.status == 1
+    assert found.out == ""
+    error, remedy = found.err.splitlines()[-2:]
+    assert error.startswith("error: The environment 'Stuck-v0' at step 7 after reset(seed=")
+    assert error.endswith("took longer than 3 s, and was ended.")
+    assert remedy.startswith("try: ")
+    assert "--step-timeout" in remedy
+
+
+def test_a_time_for_steps_is_above_zero_and_for_what_acts(type_: Type):
+    words = ("--algo", "td3", "--env", "Pendulum-v1", "--env-steps", 60)
+    assert type_("train", *words, "--step-timeout", 0).status == 2
+    found = type_("train", "--algo", "bc", "--dataset", "me/a-v0", "--step-timeout", 3)
+    assert found.status == 2
+    assert "--step-timeout is for a run that acts" in found.err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("panda_gym") is not None, reason="it is installed")
+def test_the_package_that_an_environment_lacks_is_named_before_anything_is_written(type_: Type):
+    found = type_("train", "--algo", "td3", "--env", "PandaReach-v3", "--env-steps", 60)
+    assert found.status == 1
+    assert "try: pip install panda-gym" in found.err
+    assert not Path("runs").exists()

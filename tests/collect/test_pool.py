@@ -17,10 +17,10 @@ import pytest
 from recordings import kept_of, visible
 
 from offrl.collect import pool
-from offrl.collect.frames import episode_of, read_message, write_episode
 from offrl.collect.recorder import record
 from offrl.data.catalogue import dataset_path
 from offrl.data.episodes import Episode, digest
+from offrl.data.frames import episode_of, read_message, write_episode
 from offrl.errors import ConfigError, NotFoundError, WorkError
 
 ID = "me/made-v0"

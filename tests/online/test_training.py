@@ -16,6 +16,7 @@ import offrl
 from offrl import checkpoint as checkpoints
 from offrl.errors import ConfigError, NotFoundError, OffrlError
 from offrl.events import Evaluated, Started
+from offrl.online import plan as planning
 from offrl.online import training
 from offrl.online.plan import resolve
 
@@ -239,3 +240,32 @@ def test_a_world_that_repeats_otherwise_is_told_when_resuming(monkeypatch: pytes
     told = list(training.train(resolve(out="r", resume=True)))
     started = next(e for e in told if isinstance(e, Started))
     assert "not exact" in started.notes
+
+
+def test_a_run_of_some_seeds_and_another_precision_resumes_without_a_word():
+    offrl.record(env="Pendulum-v1", policies="random", episodes=4, out="me/swing-v0")
+    offrl.fit("td3-bc", "me/swing-v0", out="two", seeds=(0, 1), **settings_of("td3-bc"))
+    settings = {"run": "two", "seeds": (1,), "precision": "bf16", "online": ONLINE, "out": "f"}
+    made = resolve(env="Pendulum-v1", env_steps=60, compile="off", **settings)
+    events = training.train(made)
+    next(events)
+    events.close()
+    again = resolve(out="f", resume=True)
+    assert again.run == made.run
+
+
+def test_what_differs_from_where_the_log_or_the_run_began_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    offline()
+    page = Path("offline", "run.toml")
+    page.write_text(page.read_text().replace('env = "Pendulum-v1"', 'env = "Pendulum-v0"'))
+    made = resolve(env="Pendulum-v1", env_steps=60, run="offline", online=ONLINE, out="f")
+    assert any("The data was logged in Pendulum-v0" in note for note in made.notes)
+    events = training.train(made)
+    next(events)
+    events.close()
+    found = planning.current_versions() | {"torch": "9.9"}
+    monkeypatch.setattr(planning, "current_versions", lambda: found)
+    again = resolve(out="f", resume=True)
+    assert any(note.startswith("torch is 9.9, was") for note in again.notes)

@@ -1,4 +1,4 @@
-"""Frames: what a collecting process tells its parent, as one JSON header and the bytes of columns.
+"""Frames: what one process tells another, as one JSON header and the bytes of columns.
 
     8 bytes   length of the header
     header    {"episode": 3, "seed": 17, "columns": {...}, "size": 4096}, or {"error": ...}
@@ -10,7 +10,7 @@ Nothing in a frame is run, and a column comes out with the type, shape and value
 import json
 import struct
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -20,14 +20,14 @@ _LENGTH = struct.Struct(">Q")
 _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
 
 
-def write_message(stream: BinaryIO, header: Mapping[str, Any], body: bytes = b"") -> None:
+def write_message(stream: IO[bytes], header: Mapping[str, Any], body: bytes = b"") -> None:
     """Write one frame and flush it."""
     text = json.dumps({**header, "size": len(body)}).encode()
     stream.write(_LENGTH.pack(len(text)) + text + body)
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     """Return the next frame's header and body, None where the stream ends before it is whole."""
     start = stream.read(_LENGTH.size)
     if len(start) < _LENGTH.size:
@@ -44,7 +44,7 @@ def read_message(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 def write_episode(stream: BinaryIO, episode: Episode) -> None:
     """Write an episode as one frame."""
     parts: list[bytes] = []
-    columns = {name: _described(getattr(episode, name), parts) for name in _FIELDS}
+    columns = {name: described(getattr(episode, name), parts) for name in _FIELDS}
     header = {"episode": episode.id, "seed": episode.seed, "columns": columns}
     write_message(stream, header, b"".join(parts))
 
@@ -52,15 +52,16 @@ def write_episode(stream: BinaryIO, episode: Episode) -> None:
 def episode_of(header: Mapping[str, Any], body: bytes) -> Episode:
     """Return the episode of a frame that `write_episode` wrote; its arrays are read-only."""
     position = [0]
-    columns = {name: _restored(header["columns"][name], body, position) for name in _FIELDS}
+    columns = {name: restored(header["columns"][name], body, position) for name in _FIELDS}
     return Episode(header["episode"], **columns, seed=header["seed"])
 
 
-def _described(value: Any, parts: list[bytes]) -> dict[str, Any]:
+def described(value: Any, parts: list[bytes]) -> dict[str, Any]:
+    """Return what a header says of a nested value; the bytes of its arrays are added to `parts`."""
     if isinstance(value, Mapping):
-        return {"dict": {key: _described(child, parts) for key, child in value.items()}}
+        return {"dict": {key: described(child, parts) for key, child in value.items()}}
     if isinstance(value, tuple):
-        return {"tuple": [_described(child, parts) for child in value]}
+        return {"tuple": [described(child, parts) for child in value]}
     column = np.asarray(value)
     if column.dtype.kind in "OUS":
         return {"text": column.tolist()}
@@ -68,11 +69,15 @@ def _described(value: Any, parts: list[bytes]) -> dict[str, Any]:
     return {"array": column.dtype.str, "shape": column.shape}
 
 
-def _restored(described: Mapping[str, Any], body: bytes, position: list[int]) -> Any:
+def restored(described: Mapping[str, Any], body: bytes | bytearray, position: list[int]) -> Any:
+    """Return the value that was described, from `position[0]` of the body on, and move on there.
+
+    Its arrays share the memory of the body, and can be written to where that can.
+    """
     if "dict" in described:
-        return {k: _restored(child, body, position) for k, child in described["dict"].items()}
+        return {k: restored(child, body, position) for k, child in described["dict"].items()}
     if "tuple" in described:
-        return tuple(_restored(child, body, position) for child in described["tuple"])
+        return tuple(restored(child, body, position) for child in described["tuple"])
     if "text" in described:
         return np.array(described["text"], object)
     kind, shape = np.dtype(described["array"]), tuple(described["shape"])
