@@ -24,16 +24,18 @@ DATASETS = {
     "mountain-car-pump": "offrl/mountaincar-continuous/*",
     "umaze-waypoints": "offrl/pointmaze/*",
 }
+SIMULATORS = {"PointMaze_UMaze-v3": ("gymnasium-robotics", "mujoco")}
 
 
 def main() -> None:
     """Print one row for each built-in controller that is asked for."""
-    made = f"offrl {version('offrl')}, gymnasium {version('gymnasium')}, numpy {version('numpy')}"
     for expert in sys.argv[1:] or DATASETS:
         dataset = DATASETS[expert]
         env_id = CONTROLLERS[expert].env_id
         random, trained = _returns("random", env_id), _returns(expert, env_id)
         env = make_env(env_id)
+        used = ("offrl", "gymnasium", "numpy", *SIMULATORS.get(env_id, ()))
+        made = ", ".join(f"{name} {version(name)}" for name in used)
         limit = env.spec.max_episode_steps if env.spec is not None else None
         print(
             "[[reference]]",

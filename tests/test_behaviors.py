@@ -76,16 +76,16 @@ class TestARun:
         shipped = tmp_path / "datasets"
         monkeypatch.setattr(catalogue, "_shipped", lambda: shipped)
         for name, value in (
-            ("DATASETS", shipped), ("EPISODES", 1), ("STEPS", 400), ("RUNG_EPISODES", 2),
+            ("DATASETS", shipped), ("EPISODES", 1), ("STEPS", 800), ("RUNG_EPISODES", 2),
             ("BETWEEN", (-1e3, 1e3)), ("EXPERT", -1e3), ("CONVERGED", 1e3),
         ):  # fmt: skip
             monkeypatch.setattr(behaviors, name, value)  # a policy of 240 steps is no expert
         monkeypatch.setattr("sys.argv", ["behaviors", "pendulum", str(run)])
         assert behaviors.main() == 0
-        assert sorted(catalogue.shipped_recipes()) == [
+        assert set(catalogue.shipped_recipes()) == {
             f"offrl/pendulum/{variant}-v0"
             for variant in ("expert", "medium", "medium-expert", "medium-replay")
-        ]
+        }
         replay = load_recipe("offrl/pendulum/medium-replay-v0")
         assert replay.episodes == 2 * len(replay.behaviors)
         assert {behavior.noise for behavior in replay.behaviors} == {0.1}
