@@ -163,5 +163,7 @@ def _print(plan: "OnlinePlan") -> None:
         f" compile={settings.compile} precision={settings.precision}"
     )
     note("online: " + " ".join(f"{key}={value}" for key, value in vars(plan.online).items()))
-    note(f"{run.algorithm}: " + " ".join(f"{key}={value}" for key, value in run.config.items()))
+    unused: tuple[str, ...] = getattr(plan.algorithm, "of_log", ())
+    used = {key: value for key, value in run.config.items() if key not in unused}
+    note(f"{run.algorithm}: " + " ".join(f"{key}={value}" for key, value in used.items()))
     note(f"run: {plan.dir}{' (resumed)' if plan.resumed else ''}")

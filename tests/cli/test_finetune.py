@@ -52,6 +52,26 @@ def test_a_peers_name_is_answered_with_ours(type_: Type):
     assert "--warmup" in type_("train", *words, "--learning-starts", 2).err
 
 
+def test_what_learns_from_rollouts_has_the_settings_of_rollouts(type_: Type):
+    words = ("--algo", "iwpg", "--env", "CartPole-v1", "--env-steps", 40)
+    shown = type_("train", *words, "--help").out
+    assert "--rollout-steps" in shown
+    assert "--epochs" in shown
+    assert "--warmup" not in shown
+    assert "--rollout-steps" in type_("train", *words, "--n-steps", 2).err
+    assert "--epochs" in type_("train", *words, "--n-epochs", 2).err
+    assert "--entropy-weight" in type_("train", *words, "--ent-coef", 2).err
+    refused = type_("train", *words, "--behavior-steps", 5)
+    assert refused.status == 2
+    assert "for learning from a log" in refused.err
+    sizes = ("--hidden-size", 8, "--eval-episodes", 1, "--rollout-steps", 20, "--epochs", 1)
+    found = type_("train", *words, *sizes, "--out", "r", "--json")
+    assert found.status == 0
+    assert "behavior_steps" not in found.err  # only what is used is told
+    assert found.json["steps"] == 4
+    assert type_("train", "--out", "r", "--resume").status == 0
+
+
 def test_a_run_goes_on_with_its_algorithm_and_takes_its_settings(type_: Type):
     saved_dataset()
     offrl.fit("cql", "toy/box-v0", steps=4, out="log", hidden_size=8, batch_size=16, samples=2)
