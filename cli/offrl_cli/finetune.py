@@ -148,6 +148,7 @@ def act(algo: str | None, env: str | None, env_steps: int | None, **settings: An
         "deepest dip": number(result["dip"]),
         "return after": number(result["after"]),
         "regret": number(result["regret"], 3),
+        **{f"recorded, seed {k}": id for k, id in result["recorded"].items()},
         "env steps per second": number(result["env_steps_per_second"], 0),
         "seconds": number(result["wall_seconds"], 1),
     }
