@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from offrl import ope as ope
     from offrl.algorithm import Algorithm
     from offrl.batch import Batch
     from offrl.checkpoint import TrainedRun, load_policy, load_run
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from offrl.data.transitions import Transitions
     from offrl.data.writer import Writer
     from offrl.errors import OffrlError
+    from offrl.evaluation.compare import compare
     from offrl.evaluation.evaluate import Evaluation, evaluate
+    from offrl.evaluation.results import results
     from offrl.grid import fit_grid
     from offrl.learner import Learner
     from offrl.online.training import finetune, fit_online
+    from offrl.ope.judging import judge
     from offrl.policy import Policy
     from offrl.sweeps.run import sweep
     from offrl.training import fit
@@ -45,6 +49,7 @@ _HOME = {
     "Transitions": "data.transitions",
     "Writer": "data.writer",
     "check": "data.checks",
+    "compare": "evaluation.compare",
     "evaluate": "evaluation.evaluate",
     "export_file": "data.formats.export",
     "fit": "training",
@@ -52,10 +57,12 @@ _HOME = {
     "fit_grid": "grid",
     "fit_online": "online.training",
     "import_file": "data.formats",
+    "judge": "ope.judging",
     "load": "data.dataset",
     "load_policy": "checkpoint",
     "load_run": "checkpoint",
     "record": "collect.recorder",
+    "results": "evaluation.results",
     "sweep": "sweeps.run",
 }
 
@@ -74,6 +81,7 @@ __all__ = [
     "Writer",
     "__version__",
     "check",
+    "compare",
     "evaluate",
     "export_file",
     "finetune",
@@ -81,10 +89,12 @@ __all__ = [
     "fit_grid",
     "fit_online",
     "import_file",
+    "judge",
     "load",
     "load_policy",
     "load_run",
     "record",
+    "results",
     "sweep",
 ]
 
@@ -96,6 +106,8 @@ def __getattr__(name: str) -> object:
         value: object = version("offrl")
     elif name in _HOME:
         value = getattr(import_module(f"offrl.{_HOME[name]}"), name)
+    elif name == "ope":  # offrl.ope.estimate, without another import
+        value = import_module("offrl.ope")
     else:
         raise AttributeError(f"module 'offrl' has no attribute {name!r}")
     globals()[name] = value

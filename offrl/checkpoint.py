@@ -284,7 +284,9 @@ class TrainedRun:
         Raises NotFoundError where there is none.
         """
         if str(which) == "last":
-            return "last"
+            fallen: Any = self.result.get("rolled_back")
+            back = isinstance(fallen, dict) and str(seed) in fallen
+            return "best by evaluation, which a fall brought back" if back else "last"
         if str(which) != SELECTED:
             return f"step {which}"
         selection = self.selection

@@ -54,10 +54,12 @@ class MetricsFile:
         return text.getvalue()
 
 
-def read_metrics(path: Path, up_to: int) -> Iterator[tuple[int, dict[str, float]]]:
-    """The step and the values of each row of a metrics.csv, up to step `up_to`."""
-    for row in _rows(path, up_to):
-        yield int(row["step"]), {name: float(row[name]) for name in row if name != "step"}
+def read_metrics(
+    path: Path, up_to: int, key: str = "step"
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """The step and the values of each row of a metrics.csv, up to `up_to` of the `key` column."""
+    for row in _rows(path, up_to, key):
+        yield int(row[key]), {name: float(row[name]) for name in row if name != key}
 
 
 def _rows(path: Path, up_to: int, key: str = "step") -> Iterator[dict[str, str]]:

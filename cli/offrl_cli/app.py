@@ -14,11 +14,13 @@ from offrl_cli import (
     algebra,
     algos,
     collect,
+    compare,
     demo,
     doctor,
     evaluate,
     finetune,
     foreign,
+    ope,
     sweep,
     train,
 )
@@ -36,7 +38,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, finetune, evaluate, sweep):
+for module in (algos, train, finetune, evaluate, ope, compare, sweep):
     module.register(app)
 
 

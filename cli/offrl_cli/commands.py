@@ -67,7 +67,19 @@ ELSEWHERE = {
     "show": "offrl data show",
     "version": "offrl --version",
 }
-ORDER = ("demo", "doctor", "collect", "data", "algos", "train", "finetune", "eval", "sweep")
+ORDER = (
+    "demo",
+    "doctor",
+    "collect",
+    "data",
+    "algos",
+    "train",
+    "finetune",
+    "eval",
+    "ope",
+    "compare",
+    "sweep",
+)
 
 
 class Group(TyperGroup):

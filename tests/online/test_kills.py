@@ -5,12 +5,12 @@ OFFRL_KILLS says how many kills; the suite does with a few.
 
 import json
 import os
-import random
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from training_runs import python
@@ -50,12 +50,16 @@ def test_killed_at_random_moments_fine_tuning_ends_in_the_same_bits(env: str):
     small: dict[str, Any] = {"hidden_size": 16, "batch_size": 32, "compile": "off"}
     offrl.fit("td3-bc", "me/log-v0", out="log", steps=50, **small)
     list(training.train(resolve(**settings(env, "whole"))))
-    chance, kills, first = random.Random(f"{env} {KILLS}"), 0, [json.dumps(settings(env, "killed"))]
+    chance, kills, first = (
+        np.random.default_rng(len(env) + KILLS),
+        0,
+        [json.dumps(settings(env, "killed"))],
+    )
     while kills < KILLS:
         process = python(CHILD, *first)
         try:
             assert process.stdout is not None
-            for _ in range(chance.randint(1, 12)):
+            for _ in range(int(chance.integers(1, 12))):
                 process.stdout.readline()
                 if Path("killed", "run.toml").exists():
                     first = []
