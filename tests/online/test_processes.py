@@ -14,8 +14,9 @@ from offrl import checkpoint as checkpoints
 from offrl import workers
 from offrl.environments import made_anywhere
 from offrl.errors import NumericsError
-from offrl.events import Diverged, Event, Finished, Warned
+from offrl.events import Diverged, Event, Finished, Trained, Warned
 from offrl.online import training
+from offrl.online.outcome import Outcome
 from offrl.online.plan import resolve
 from offrl.watch import Extremes, Span
 
@@ -111,19 +112,24 @@ def test_rewards_of_last_steps_count_once_and_others_forever():
 
 
 def test_values_beyond_all_that_was_lived_are_told_as_they_happen_and_at_the_end():
-    """A learning rate of 3 makes any critic run away from what one or two rewards are worth."""
-    wild = {**SMALL, "lr": 3.0, "discount": 0.1}
-    events = ran("r", seeds=(0,), hyperparameters=wild, online={"record": ""})
-    told = [event.message for event in events if isinstance(event, Warned)]
-    assert len(told) == 1
-    assert "no policy can earn more than" in told[0]
-    assert "with the rewards seen so far" in told[0]
+    made = plan("r", seeds=(0,), online={"record": ""})
+    events = list(training.train(made))
+    assert not [event for event in events if isinstance(event, Warned)]
+    trained = [event for event in events if isinstance(event, Trained) and event.step]
+    metrics = trained[-1].metrics
+    low, high = metrics["online/possible_low"], metrics["online/possible_high"]
+    assert low < 0.0
+    assert high == 0.0  # Pendulum pays no reward above 0
+    outcome = Outcome(made)
+    assert outcome.take(Trained(0, 100, {**metrics, "critic/q_mean": -0.05 * low}, 1.0)) is None
+    told = outcome.take(Trained(0, 120, {**metrics, "critic/q_mean": -0.2 * low}, 1.0))
+    assert told is not None
+    assert "no policy can earn more than 0 with the rewards seen so far" in told.message
+    assert "--updates-per-step" in told.message
+    outcome.write([[0]])
     result = json.loads(Path("r", "result.json").read_text())
-    assert len(result["warnings"]) == 1
-    assert result["values"]["possible"][1] <= 0.0  # Pendulum pays no reward above 0
-    calm = ran("calm", seeds=(0,), online={"record": ""})
-    assert not [event for event in calm if isinstance(event, Warned)]
-    assert json.loads(Path("calm", "result.json").read_text())["warnings"] == []
+    assert result["warnings"] == [told.message]
+    assert result["values"]["possible"] == [low, high]
 
 
 def test_a_seed_that_diverges_stops_with_its_last_good_state_and_the_others_go_on():
