@@ -22,13 +22,16 @@ SMALL = ("--hidden-size", 8, "--batch-size", 16, "--eval-episodes", 1, "--warmup
 
 def test_acting_from_scratch_answers_with_what_came_of_it(type_: Type):
     words = ("--algo", "dqn", "--env", "CartPole-v1", "--env-steps", 60, "--out", "r", *SMALL)
-    found = type_("train", *words, "--epsilon-steps", 30, "--json")
+    found = type_("train", *words, "--epsilon-steps", 30, "--record", "me/a-v0", "--json")
     assert found.status == 0
     assert {"run", "before", "after", "env_steps", "regret"} <= found.json.keys()
     assert json.loads(Path("r/result.json").read_text()) == found.json
+    assert found.json["recorded"] == {"0": "me/a-v0"}
+    assert offrl.load("me/a-v0").n_steps == 60
     again = type_("train", "--out", "r", "--resume")
     assert again.status == 0
     assert again.next == "offrl eval r"
+    assert "recorded, seed 0      me/a-v0" in again.out
     assert type_("eval", "r", "--episodes", 2).status == 0
 
 
