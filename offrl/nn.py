@@ -44,6 +44,15 @@ class MLP(nn.Module):
         return self.head(x.to(self.head.weight.dtype))
 
 
+Members = int | Tensor | None  # of an ensemble: the first so many, those of these numbers, or all
+
+
+def _of(parameter: Tensor, members: int | Tensor) -> Tensor:
+    if isinstance(members, int):
+        return parameter[:members]
+    return parameter.index_select(0, members)
+
+
 class EnsembleLinear(nn.Module):
     """Affine maps of M networks at once: [M, B, n_in] -> [M, B, n_out]."""
 
@@ -53,9 +62,9 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, n_in, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(members, 1, n_out).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor, members: int) -> Tensor:
+    def forward(self, x: Tensor, members: int | Tensor) -> Tensor:
         # Compiled, the sum is part of the pass that follows; `baddbmm` would copy the bias first.
-        return torch.bmm(x, self.weight[:members]) + self.bias[:members]
+        return torch.bmm(x, _of(self.weight, members)) + _of(self.bias, members)
 
 
 class EnsembleHidden(EnsembleLinear):
@@ -63,12 +72,25 @@ class EnsembleHidden(EnsembleLinear):
 
     compute_dtype: torch.dtype | None = None
 
-    def forward(self, x: Tensor, members: int) -> Tensor:
+    def forward(self, x: Tensor, members: int | Tensor) -> Tensor:
         if self.compute_dtype is None:
             return super().forward(x, members)
         low = self.compute_dtype
-        weight, bias = self.weight[:members].to(low), self.bias[:members].to(low)
+        weight, bias = _of(self.weight, members).to(low), _of(self.bias, members).to(low)
         return torch.bmm(x.to(low), weight) + bias
+
+
+class EnsembleNorm(nn.Module):
+    """Layer normalisation of M networks at once, [M, B, width], each with its own scale."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(members, 1, width))
+
+    def forward(self, x: Tensor, members: int | Tensor) -> Tensor:
+        plain = functional.layer_norm(x, x.shape[-1:])
+        return plain * _of(self.weight, members) + _of(self.bias, members)
 
 
 class Ensemble(nn.Module):
@@ -89,17 +111,20 @@ class Ensemble(nn.Module):
         super().__init__()
         widths = [n_in] + [hidden_size] * hidden_layers
         self.hidden = nn.ModuleList(EnsembleHidden(members, a, b) for a, b in pairwise(widths))
-        self.norm = nn.ModuleList(nn.LayerNorm(b) for b in widths[1:] if layer_norm)
+        self.norm = nn.ModuleList(EnsembleNorm(members, b) for b in widths[1:] if layer_norm)
         self.head = EnsembleLinear(members, widths[-1], n_out)
         self.members = members
 
-    def forward(self, x: Tensor, members: int | None = None) -> Tensor:
-        """Outputs of the first `members` networks, of all by default."""
+    def forward(self, x: Tensor, members: Members = None) -> Tensor:
+        """Outputs of some `members`, of all by default."""
         members = self.members if members is None else members
-        x = x.expand(members, *x.shape)
+        n = members if isinstance(members, int) else len(members)
+        x = x.expand(n, *x.shape)
         for i, layer in enumerate(self.hidden):
             x = layer(x, members)
-            x = torch.relu(self.norm[i](x.to(self.head.weight.dtype)) if self.norm else x)
+            if self.norm:
+                x = self.norm[i](x.to(self.head.weight.dtype), members)
+            x = torch.relu(x)
         return self.head(x.to(self.head.weight.dtype), members)
 
 
@@ -259,8 +284,8 @@ class Critic(nn.Module):
         self.register_buffer("return_mean", torch.zeros(()))
         self.register_buffer("return_std", torch.ones(()))
 
-    def forward(self, obs: Tensor, action: Tensor, members: int | None = None) -> Tensor:
-        """Values of the first `members`, of all by default."""
+    def forward(self, obs: Tensor, action: Tensor, members: Members = None) -> Tensor:
+        """Values of some `members`, of all by default."""
         half = (self.action_high - self.action_low) / 2
         scaled = (action - self.action_low) / half - 1
         out = self.net(torch.cat([self.normalize(obs), scaled], -1), members).squeeze(-1)
@@ -288,8 +313,8 @@ class DiscreteCritic(nn.Module):
         self.register_buffer("return_mean", torch.zeros(()))
         self.register_buffer("return_std", torch.ones(()))
 
-    def forward(self, obs: Tensor, members: int | None = None) -> Tensor:
-        """Values of the first `members`, of all by default."""
+    def forward(self, obs: Tensor, members: Members = None) -> Tensor:
+        """Values of some `members`, of all by default."""
         out = self.net(self.normalize(obs), members)
         return self.return_mean + self.return_std * out
 

@@ -76,6 +76,7 @@ ORDER = (
     "train",
     "finetune",
     "eval",
+    "ope",
     "compare",
     "sweep",
 )
