@@ -7,7 +7,7 @@ observations anywhere and a checkpoint cannot lose them.
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -166,23 +166,48 @@ class Head(nn.Module):
     description: dict[str, Any]
 
 
-class GaussianPolicy(Head):
+class BoundedPolicy(Head):
+    """A policy over actions within bounds, and the network that its distribution is made of."""
+
+    action_low: Tensor
+    action_high: Tensor
+    outputs: ClassVar[int] = 1  # of the network for a dimension of the action
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, self.outputs * action_dim, hidden_size, hidden_layers)
+        self.register_buffer("action_low", -torch.ones(action_dim))
+        self.register_buffer("action_high", torch.ones(action_dim))
+
+
+class Stretched(nn.Module):
+    """Observations in units of their spread, outputs in units of the returns of the data."""
+
+    return_mean: Tensor
+    return_std: Tensor
+
+    def __init__(self, obs_dim: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+
+    def stretch(self, x: Tensor) -> Tensor:
+        """return_mean + return_std x."""
+        return self.return_mean + self.return_std * x
+
+
+class GaussianPolicy(BoundedPolicy):
     """Tanh-mean Gaussian with a learned, state-independent log-std in [-5, 0] of the half range.
 
     The mean stays inside the bounds and the density is that of the unclipped Gaussian, so actions
     that sit exactly on a bound have a finite log-probability (algorithms such as IQL do the same).
     """
 
-    action_low: Tensor
-    action_high: Tensor
-
     def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
-        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
+        super().__init__(obs_dim, action_dim, hidden_size, hidden_layers)
         self.log_std = nn.Parameter(torch.full((action_dim,), -0.5))
-        self.register_buffer("action_low", -torch.ones(action_dim))
-        self.register_buffer("action_high", torch.ones(action_dim))
 
     def forward(self, obs: Tensor) -> Gaussian:
         half = (self.action_high - self.action_low) / 2
@@ -192,18 +217,8 @@ class GaussianPolicy(Head):
         )
 
 
-class DeterministicPolicy(Head):
+class DeterministicPolicy(BoundedPolicy):
     """A tanh network stretched to the bounds."""
-
-    action_low: Tensor
-    action_high: Tensor
-
-    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
-        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
-        self.register_buffer("action_low", -torch.ones(action_dim))
-        self.register_buffer("action_high", torch.ones(action_dim))
 
     def forward(self, obs: Tensor) -> Deterministic:
         low, high = self.action_low, self.action_high
@@ -223,48 +238,32 @@ class CategoricalPolicy(Head):
         return Categorical(torch.log_softmax(self.net(self.normalize(obs)), -1))
 
 
-class SquashedPolicy(Head):
+class SquashedPolicy(BoundedPolicy):
     """Tanh-squashed Gaussian with a log-std in [-20, 2] that depends on the state."""
 
-    action_low: Tensor
-    action_high: Tensor
-
-    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
-        self.net = MLP(obs_dim, 2 * action_dim, hidden_size, hidden_layers)
-        self.register_buffer("action_low", -torch.ones(action_dim))
-        self.register_buffer("action_high", torch.ones(action_dim))
+    outputs = 2
 
     def forward(self, obs: Tensor) -> Squashed:
         mean, log_std = self.net(self.normalize(obs)).chunk(2, -1)
         return Squashed(mean, log_std.clamp(-20, 2), self.action_low, self.action_high)
 
 
-class GreedyPolicy(Head):
+class GreedyPolicy(Stretched, Head):
     """Q(s, .) over discrete actions, stretched to the returns of the data; the best one acts."""
 
-    return_mean: Tensor
-    return_std: Tensor
-
     def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
     def forward(self, obs: Tensor) -> Greedy:
-        return Greedy(self.return_mean + self.return_std * self.net(self.normalize(obs)))
+        return Greedy(self.stretch(self.net(self.normalize(obs))))
 
 
-class Critic(nn.Module):
+class Critic(Stretched):
     """Q(s, a) of M members, [M, B]: actions are taken in units of their half range."""
 
     action_low: Tensor
     action_high: Tensor
-    return_mean: Tensor
-    return_std: Tensor
 
     def __init__(
         self,
@@ -275,28 +274,22 @@ class Critic(nn.Module):
         members: int = 2,
         layer_norm: bool = False,
     ) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         width = obs_dim + action_dim
         self.net = Ensemble(members, width, 1, hidden_size, hidden_layers, layer_norm)
         self.register_buffer("action_low", -torch.ones(action_dim))
         self.register_buffer("action_high", torch.ones(action_dim))
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
     def forward(self, obs: Tensor, action: Tensor, members: Members = None) -> Tensor:
         """Values of some `members`, of all by default."""
         half = (self.action_high - self.action_low) / 2
         scaled = (action - self.action_low) / half - 1
         out = self.net(torch.cat([self.normalize(obs), scaled], -1), members).squeeze(-1)
-        return self.return_mean + self.return_std * out
+        return self.stretch(out)
 
 
-class DiscreteCritic(nn.Module):
+class DiscreteCritic(Stretched):
     """Q(s, .) of M members over n actions, [M, B, n]."""
-
-    return_mean: Tensor
-    return_std: Tensor
 
     def __init__(
         self,
@@ -307,16 +300,13 @@ class DiscreteCritic(nn.Module):
         members: int = 2,
         layer_norm: bool = False,
     ) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         self.net = Ensemble(members, obs_dim, action_dim, hidden_size, hidden_layers, layer_norm)
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
     def forward(self, obs: Tensor, members: Members = None) -> Tensor:
         """Values of some `members`, of all by default."""
         out = self.net(self.normalize(obs), members)
-        return self.return_mean + self.return_std * out
+        return self.stretch(out)
 
 
 class Scalar(nn.Module):
@@ -330,21 +320,15 @@ class Scalar(nn.Module):
         return self.value
 
 
-class Value(nn.Module):
+class Value(Stretched):
     """V(s), [B]: a network whose output is stretched to the returns of the training data."""
 
-    return_mean: Tensor
-    return_std: Tensor
-
     def __init__(self, obs_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         self.net = MLP(obs_dim, 1, hidden_size, hidden_layers)
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.return_mean + self.return_std * self.net(self.normalize(obs)).squeeze(-1)
+        return self.stretch(self.net(self.normalize(obs)).squeeze(-1))
 
 
 HEADS: dict[str, type[Head]] = {
