@@ -213,7 +213,7 @@ class Loop(ABC, Generic[S, M]):
         """Step, tensors and page of a checkpoint of this moment."""
         page = checkpoints.page_of(self.modules, self.spec)
         page["env_step"] = self.env_step
-        page |= {"returns": self.returns, "lengths": self.lengths}
+        page |= {"returns": [*self.returns], "lengths": [*self.lengths]}
         page |= {"logged_at": self.logged_at, "tried_at": self.tried_at}
         page |= self.floor.page()
         page["seconds"] = time.perf_counter() - self.began
@@ -224,6 +224,10 @@ class Loop(ABC, Generic[S, M]):
             "floor": self.floor.tensors(),
         }
         return self.now.step, trees, page
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `_held` gave of the memory; KeyError where something is missing."""
+        self.replay.restore(checkpoints.under("replay", tensors))
 
     def _write(self, step: int, trees: dict[str, State], page: dict[str, Any]) -> Saved:
         path = checkpoints.save(self.folder, step, trees, page)
