@@ -26,6 +26,7 @@ DEVICE = "auto, cpu, cuda, cuda:1, mps ..."
 COMPILE = "Compile the update: auto does for long runs, where a C++ compiler is found."
 PRECISION = "Precision of the hidden layers."
 THREADS = "Threads of the processor; bits depend on it."
+TRACK = "Send the metrics to a tracking service too [default: nowhere]."
 STEP_TIMEOUT = "End an environment that takes longer for a step, in a process of its own."
 ALGO = "Code of yours, FILE.py:CLASS, where the run was trained by it."
 OUT = "Folder of the new run [default: runs/<algo>/<env>/<time>]."
@@ -92,6 +93,9 @@ def register(app: typer.Typer) -> None:
         step_timeout: Annotated[
             float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
         ] = None,
+        track: Annotated[
+            str | None, typer.Option(metavar="wandb|mlflow|trackio", help=TRACK)
+        ] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
@@ -116,13 +120,22 @@ def register(app: typer.Typer) -> None:
             precision=precision,
             threads=threads,
             step_timeout=step_timeout,
+            track=track,
         )
 
 
-def act(algo: str | None, env: str | None, env_steps: int | None, **settings: Any) -> Answer:
+def act(
+    algo: str | None,
+    env: str | None,
+    env_steps: int | None,
+    *,
+    track: str | None = None,
+    **settings: Any,
+) -> Answer:
     """Resolve an online run, train it, and say what came of it."""
     from offrl.online import plan as planning
     from offrl.online import training
+    from offrl.tracking import Tracking
 
     plan = planning.resolve(algo, env, env_steps, **settings)
     _print(plan)
@@ -133,9 +146,15 @@ def act(algo: str | None, env: str | None, env_steps: int | None, **settings: An
     resume = f"offrl {command} {code}--out {quoted(plan.dir)} --resume"
     if plan.step_timeout is not None:
         resume += f" --step-timeout {plan.step_timeout:g}"
-    with going_on(resume), Training(label, plan.run.settings.steps) as show:
+    resume += f" --track {track}" if track else ""
+    with (
+        Tracking(track, plan.run, plan.dir) as tell,
+        going_on(resume),
+        Training(label, plan.run.settings.steps) as show,
+    ):
         for event in training.train(plan):
             show(event)
+            tell(event)
             endings.see(event)
     endings.check(plan.dir)
     result = training.result_of(plan.dir)
