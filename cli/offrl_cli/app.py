@@ -20,6 +20,7 @@ from offrl_cli import (
     evaluate,
     finetune,
     foreign,
+    references,
     sweep,
     train,
 )
@@ -37,7 +38,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, finetune, evaluate, compare, sweep):
+for module in (algos, train, finetune, evaluate, compare, sweep, references):
     module.register(app)
 
 

@@ -78,6 +78,7 @@ ORDER = (
     "eval",
     "compare",
     "sweep",
+    "references",
 )
 
 
