@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UP_TO_DATE := $(VENV)/.up-to-date
 
-.PHONY: install demo test test-all check format lint types imports bench bench-recorder quality \
+.PHONY: install demo test test-all check format lint types imports bench bench-recorder bench-online quality \
 	results results-data
 
 install: $(UP_TO_DATE)
@@ -71,6 +71,9 @@ $(SB3)/.up-to-date: benchmarks/sb3-constraints.txt
 
 bench-recorder: install $(SB3)/.up-to-date
 	$(BIN)/python -m benchmarks.recorder --peer $(SB3)/bin/python --agents $(AGENTS)
+
+bench-online: install $(SB3)/.up-to-date
+	$(BIN)/python -m benchmarks online
 
 # docs/results.md: some two hours on two cores. The same command goes on with what is not done.
 RESULTS ?= sweeps/offline

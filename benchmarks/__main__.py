@@ -1,4 +1,4 @@
-"""Time batches and updates on one core, print what was measured and keep it as JSON."""
+"""Time batches, updates and acting on one core, print what was measured and keep it as JSON."""
 
 import argparse
 import json
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import batches, updates
+from benchmarks import batches, online, updates
 
 FOLDER = Path(__file__).parent
-PARTS = ("batches", "updates")
+PARTS = ("batches", "updates", "online")
 
 
 def bf16_instructions() -> list[str]:
@@ -22,8 +22,9 @@ def bf16_instructions() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", default=list(PARTS[:2]), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved measurements of each")
+    parser.add_argument("--peer", default=online.PEER_PYTHON, help="python of `online`'s peer")
     parser.add_argument("--only", nargs="+", default=(), help="some algorithms of `updates`")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
@@ -39,11 +40,12 @@ def main() -> None:
         "rounds": arguments.rounds,
     }
     for part in arguments.parts:
-        report[part] = (
-            batches.measure(arguments.rounds)
-            if part == "batches"
-            else updates.measure(arguments.rounds, arguments.only)
-        )
+        if part == "batches":
+            report[part] = batches.measure(arguments.rounds)
+        elif part == "updates":
+            report[part] = updates.measure(arguments.rounds, arguments.only)
+        else:
+            report[part] = online.measure(arguments.rounds, arguments.peer)
     out = FOLDER / "results" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")

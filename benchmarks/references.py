@@ -1,7 +1,7 @@
 """Measure offrl's own reference returns: a random and, where there is one, an expert policy.
 
     python benchmarks/references.py                       classic control, 1000 episodes each
-    python benchmarks/references.py --agents DIR          MuJoCo v5, 100 episodes each
+    python benchmarks/references.py --agents DIR          MuJoCo v5, 50 episodes each
 
 Prints the rows as `offrl/evaluation/references.toml` holds them. Episode i depends on (seed, i).
 `--agents` is the folder of agents in OFFRL_REALDATA: rl-trained-agents/zips.
@@ -20,7 +20,7 @@ from offrl.environments import make_env
 from offrl.evaluation.rollouts import env_seed
 
 SEED = 0
-CLASSIC, MUJOCO = 1000, 100  # episodes
+CLASSIC, MUJOCO = 1000, 50  # episodes
 DATASETS = {
     "pendulum-swing-up": ["offrl/pendulum/*"],
     "cartpole-balance": ["offrl/cartpole/*"],

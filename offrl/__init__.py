@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from offrl import ope as ope
     from offrl.algorithm import Algorithm
     from offrl.batch import Batch
     from offrl.checkpoint import TrainedRun, load_policy, load_run
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from offrl.grid import fit_grid
     from offrl.learner import Learner
     from offrl.online.training import finetune, fit_online
+    from offrl.ope.judging import judge
     from offrl.policy import Policy
+    from offrl.selection import select
     from offrl.sweeps.run import sweep
     from offrl.training import fit
 
@@ -55,11 +58,13 @@ _HOME = {
     "fit_grid": "grid",
     "fit_online": "online.training",
     "import_file": "data.formats",
+    "judge": "ope.judging",
     "load": "data.dataset",
     "load_policy": "checkpoint",
     "load_run": "checkpoint",
     "record": "collect.recorder",
     "results": "evaluation.results",
+    "select": "selection",
     "sweep": "sweeps.run",
 }
 
@@ -86,11 +91,13 @@ __all__ = [
     "fit_grid",
     "fit_online",
     "import_file",
+    "judge",
     "load",
     "load_policy",
     "load_run",
     "record",
     "results",
+    "select",
     "sweep",
 ]
 
@@ -102,6 +109,8 @@ def __getattr__(name: str) -> object:
         value: object = version("offrl")
     elif name in _HOME:
         value = getattr(import_module(f"offrl.{_HOME[name]}"), name)
+    elif name == "ope":  # offrl.ope.estimate, without another import
+        value = import_module("offrl.ope")
     else:
         raise AttributeError(f"module 'offrl' has no attribute {name!r}")
     globals()[name] = value

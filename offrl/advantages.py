@@ -122,26 +122,26 @@ class Advantages:
         learner, more = learner.descend("value", self.mean_loss, batch)
         return learner, metrics | more
 
-    def columns(self, learner: Learner, table: Table, *, first: bool) -> dict[str, Tensor]:
+    def columns(
+        self, learner: Learner, table: Table, *, first: bool = False, lived: bool = False
+    ) -> dict[str, Tensor]:
         """Value targets and advantages [N] of all transitions under the networks of this moment.
 
         With a Q over discrete actions also `advantages` [N, n], of every action. `first`: the
-        targets are Monte-Carlo, since those of an untrained V would say nothing.
+        targets are Monte-Carlo, since those of an untrained V would say nothing. `lived`: the rows
+        are a rollout's, of a policy that Q does not know, and A is from TD(lambda) returns.
         """
-        params = learner.state["params"]
-        inputs = [first, table.reward, table.terminated, table.observations]
-        inputs += [p for name in self._names for p in params[name].values()]
+        params, with_q = learner.state["params"], self.config.advantage == "q" and not lived
+        inputs = [first, with_q, table.reward, table.terminated, table.observations]
+        names = ("value", "critic") if with_q else ("value",)
+        inputs += [p for name in names for p in params[name].values()]
         if self._kept and all(map(_same, self._kept[0], inputs)):
             return self._kept[1]  # no network that they depend on has moved
-        found = self._columns(learner.nets, table, first)
+        found = self._columns(learner.nets, table, first, with_q)
         self._kept = (tuple(inputs), found)
         return found
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return ("value", "critic") if self.config.advantage == "q" else ("value",)
-
-    def _columns(self, nets: Nets, table: Table, first: bool) -> dict[str, Tensor]:
+    def _columns(self, nets: Nets, table: Table, first: bool, with_q: bool) -> dict[str, Tensor]:
         value = torch.cat([nets.value(chunk) for chunk in table.observations.split(16_384)])
         value, row = value.cpu().double(), table.obs_row.cpu()
         here, then = value[row], value[row + 1]
@@ -157,13 +157,13 @@ class Advantages:
         target, like = advantage + here, table.reward
         found = {"value_target": target.to(like)}
         every = advantage[:, None]
-        if self.config.advantage == "q":
+        if with_q:
             every = self._every_q(nets, table) - here[:, None]
             chosen = table.action.cpu()[:, None] if self.spec.discrete else None
             advantage = every.gather(1, chosen)[:, 0] if chosen is not None else every[:, 0]
         centre, scale = losses.standard(advantage, self.config.adv_norm)
         found["advantage"] = ((advantage - centre) / scale).to(like)
-        if self.config.advantage == "q" and self.spec.discrete:
+        if with_q and self.spec.discrete:
             found["advantages"] = ((every - centre) / scale).to(like)
         return found
 

@@ -63,7 +63,9 @@ class Algorithm(ABC, Generic[A]):
     reports: ClassVar[tuple[str, ...]] = ()  # metrics whose last values result.json keeps
     # What a checkpoint may be selected by: the name of a `holdout/` metric, and which end is best.
     criteria: ClassVar[tuple[tuple[str, Literal["lowest", "highest"]], ...]] = ()
-    acts: ClassVar[str] = ""  # from what it learns while it acts: "replay", single transitions
+    # What it learns from while it acts: single transitions of a "replay" memory, the newest
+    # "rollout", or "recent" ones (offrl/lessons.py); "" where it does not act.
+    acts: ClassVar[str] = ""
     # Columns that need a whole episode -> what they hold for a row that was lived in one that is
     # still running. `columns` gives them, from the episode or the log alone: no network may matter.
     lived: ClassVar[Mapping[str, float]] = {}

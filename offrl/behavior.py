@@ -72,6 +72,15 @@ class Behavior:
             return torch.full_like(logged, torch.nan)
         return logged
 
+    def fitted(self, learner: Learner, table: Table) -> Tensor:
+        """[N] log-probabilities of the logged actions under the fitted model."""
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for index in torch.arange(len(table), device=table.obs_row.device).split(16_384):
+                obs = table.observations[table.obs_row[index]]
+                found.append(learner.nets.behavior(obs).log_prob(table.action[index]))
+        return torch.cat(found)
+
     def facts(self, table: Table) -> dict[str, str]:
         """Whether mu(a|s) is logged or estimated, for the results."""
         estimated = int(self.log_mu(table).isnan().sum())

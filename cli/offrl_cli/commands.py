@@ -76,6 +76,8 @@ ORDER = (
     "train",
     "finetune",
     "eval",
+    "ope",
+    "select",
     "compare",
     "sweep",
     "references",

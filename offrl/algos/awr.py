@@ -14,6 +14,8 @@ see docs/algorithms/awr.md.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Annotated, final
 
 import torch
@@ -21,10 +23,11 @@ from torch import Tensor, nn
 
 from offrl import losses, ratios
 from offrl.advantages import AdvantageConfig, Advantages
-from offrl.algorithm import TRACED, Algorithm, Peers
+from offrl.algorithm import TRACED, Peers
 from offrl.batch import Batch, Table
 from offrl.data.spec import Spec
 from offrl.learner import Learner, Metrics, Nets
+from offrl.lessons import Phase, RolloutAlgorithm
 from offrl.nn import policy_head
 
 
@@ -52,12 +55,15 @@ class AWRConfig(AdvantageConfig):
 
 
 @final
-class AWR(Algorithm[AWRConfig]):
+class AWR(RolloutAlgorithm[AWRConfig]):
     """Imitate the log, each action weighted by how much better than usual it was."""
 
     name = "awr"
     summary = "Imitate the logged actions, the better the more (advantage-weighted regression)."
     criteria = (("log_prob", "highest"),)
+    acts = "recent"
+    of_log = ("advantage", "q_steps")
+    online = MappingProxyType({"value_steps": 200, "value_refits": 1, "policy_steps": 1000})
     Config = AWRConfig
 
     def __init__(self, config: AWRConfig, spec: Spec) -> None:
@@ -84,7 +90,7 @@ class AWR(Algorithm[AWRConfig]):
         pi, advantage = nets.policy(batch.obs), batch.columns["advantage"]
         temperature, cap = nets.scalar("temperature"), self.config.weight_cap
         loss, metrics = losses.weighted_imitation(pi, batch.action, advantage, temperature, cap)
-        if self.checked:
+        if self.checked and "advantages" in batch.columns:
             tilt = losses.awr_log_weight(batch.columns["advantages"], temperature, cap)
             tilted = torch.log_softmax(nets.behavior(batch.obs).log_probs + tilt, -1)
             metrics["policy/kl_closed_form"] = ratios.kl_categorical(tilted, pi.log_probs).mean()
@@ -116,6 +122,18 @@ class AWR(Algorithm[AWRConfig]):
 
     def columns(self, learner: Learner, table: Table, step: int) -> dict[str, Tensor]:
         return self.advantages.columns(learner, table, first=step == 0)
+
+    def lesson(self, minibatches: int, epochs: int) -> list[Phase]:
+        steps, refits = self.config.value_steps, self.config.value_refits
+        ends = [steps * k // refits for k in range(refits + 1)]
+        fitting = [Phase("value", b - a) for a, b in pairwise(ends)]
+        return [*fitting, Phase("policy", self.config.policy_steps, mixed=True)]
+
+    def fresh_columns(self, learner: Learner, table: Table) -> dict[str, Tensor]:
+        return self.advantages.columns(learner, table, lived=True)
+
+    def logged_columns(self, learner: Learner, table: Table) -> dict[str, Tensor]:
+        return self.advantages.columns(learner, table)
 
     def holdout(self, nets: Nets, batch: Batch) -> Metrics:
         return {"holdout/log_prob": nets.policy(batch.obs).log_density(batch.action).mean()}

@@ -14,7 +14,9 @@ The lecture's option 1: states and advantages of mu. Stages: a fitted mu, at whi
 2503.14476 (asymmetric clip); Ye et al. 2020, 1912.09729 (dual clip). See docs/algorithms/iwpg.md.
 """
 
+import math
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, final
 
 import torch
@@ -22,13 +24,14 @@ from torch import Tensor, nn
 
 from offrl import freezing, losses, ratios
 from offrl.advantages import AdvantageConfig, Advantages
-from offrl.algorithm import TRACED, Algorithm, Peers
+from offrl.algorithm import TRACED, Peers
 from offrl.batch import Batch, Table
 from offrl.behavior import Behavior, BehaviorConfig
 from offrl.data.spec import Spec
 from offrl.distributions import Categorical
 from offrl.freezing import FreezingConfig
 from offrl.learner import Learner, Metrics, Nets
+from offrl.lessons import Phase, RolloutAlgorithm
 from offrl.nn import policy_head
 
 
@@ -61,6 +64,12 @@ class IWPGConfig(AdvantageConfig, BehaviorConfig, FreezingConfig):
     kl_target: Annotated[
         float, "Divergence to which that weight adapts; 0 keeps it.", Peers("d_targ", "kl_targ")
     ] = 0.0
+    entropy_weight: Annotated[
+        float,
+        "Weight of the policy's entropy in the objective.",
+        Peers("ent_coef", "entropy_coef", "entropy_coeff", "entropy_cost"),
+        TRACED,
+    ] = 0.0
     max_norm: Annotated[
         float, "Longest gradient of the policy.", Peers("max_grad_norm", "grad_clip")
     ] = 0.5
@@ -72,16 +81,23 @@ class IWPGConfig(AdvantageConfig, BehaviorConfig, FreezingConfig):
             "dual_clip": (self.dual_clip == 0 or self.dual_clip > 1, "0, or above 1"),
             "kl_coefficient": (self.kl_coefficient >= 0, "0 or more"),
             "kl_target": (self.kl_target >= 0, "0 or more"),
+            "entropy_weight": (self.entropy_weight >= 0, "0 or more"),
             "max_norm": (self.max_norm > 0, "above 0"),
         }
 
 
 @final
-class IWPG(Algorithm[IWPGConfig]):
+class IWPG(RolloutAlgorithm[IWPGConfig]):
     """Make actions that were better than usual more likely, no further than the log can tell."""
 
     name = "iwpg"
     summary = "Policy gradient on logged actions, weighted by pi/mu: plain, with KL, or PPO's clip."
+    acts = "rollout"
+    of_log = (
+        "behavior", "behavior_steps", "check_steps", "check_share", "stop_ess", "stop_patience",
+        "advantage", "value_steps", "value_refits", "q_steps",
+    )  # fmt: skip
+    online = MappingProxyType({"batch_size": 64})
     Config = IWPGConfig
 
     def __init__(self, config: IWPGConfig, spec: Spec) -> None:
@@ -118,15 +134,29 @@ class IWPG(Algorithm[IWPGConfig]):
         return surrogate - nets.scalar("coefficient") * penalty.mean()
 
     def policy_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Minus the objective, and what tells how far the policy is from mu."""
-        pi, advantage = nets.policy(batch.obs), batch.columns["advantage"]
-        logged = batch.columns["log_mu"]
+        """Minus the objective on logged rows, where the fitted mu stands in for what is NaN."""
+        pi, logged = nets.policy(batch.obs), batch.columns["log_mu"]
         with torch.no_grad():
             mu = nets.behavior(batch.obs)
             log_mu = torch.where(logged.isnan(), mu.log_prob(batch.action), logged)
+        loss, metrics = self._loss(nets, batch, pi, log_mu)
+        return loss, metrics | {
+            "policy/kl_fitted_forward": _divergence(mu, pi),
+            "policy/kl_fitted_reverse": _divergence(pi, mu),
+            "policy/mu_estimated": logged.isnan().to(loss.dtype).mean(),
+        }
+
+    def rollout_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Minus the objective, where mu(a|s) of every row is known."""
+        return self._loss(nets, batch, nets.policy(batch.obs), batch.columns["log_mu"])
+
+    def _loss(self, nets: Nets, batch: Batch, pi: Any, log_mu: Tensor) -> tuple[Tensor, Metrics]:
+        """Minus the objective, and what tells how far the policy is from mu."""
+        advantage, entropy = batch.columns["advantage"], pi.entropy()
         # Both sides score the executed action: a density inside the bounds, the tail's mass at one.
         log_ratio = ratios.log_ratio(pi.log_prob(batch.action), log_mu)
         loss = -self.objective(nets, log_ratio, advantage)
+        loss = loss - nets.scalar("entropy_weight") * entropy
         ratio, low, high = log_ratio.exp(), nets.scalar("clip_low"), nets.scalar("clip_high")
         shares = ratios.clipped_shares(ratio, advantage, low, high)
         return loss, {
@@ -140,24 +170,24 @@ class IWPG(Algorithm[IWPGConfig]):
             "policy/kl_forward": ratios.kl_forward(log_ratio).mean(),
             "policy/kl_forward_k1": ratios.kl_k1(log_ratio).mean(),
             "policy/kl_reverse": ratios.kl_reverse(log_ratio).mean(),
-            "policy/kl_fitted_forward": _divergence(mu, pi),
-            "policy/kl_fitted_reverse": _divergence(pi, mu),
-            "policy/entropy": pi.entropy(),
-            "policy/mu_estimated": logged.isnan().to(ratio.dtype).mean(),
+            "policy/entropy": entropy,
         }
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
         if stage == "behavior":
             return learner.descend("behavior", self.behavior.loss, batch)
-        if stage != "policy":
+        if stage not in ("policy", "rollout"):
             return self.advantages.update(learner, batch, stage)
+        loss = self.policy_loss if stage == "policy" else self.rollout_loss
         rate = (learner.scalar("stopped") == 0).to(batch.reward.dtype)
         learner, metrics = learner.descend(
-            "policy", self.policy_loss, batch, max_norm=self.config.max_norm, rate=rate
+            "policy", loss, batch, max_norm=self.config.max_norm, rate=rate
         )
+        running = {f"policy/{name}": learner.scalar(name) for name in ("coefficient", "stopped")}
+        if stage == "rollout":
+            return learner, metrics | running
         told = ("kl_forward", "ess", "ratio_mean", "surrogate")
         checks = {f"check/{name}": learner.scalar(f"check_{name}") for name in told}
-        running = {f"policy/{name}": learner.scalar(name) for name in ("coefficient", "stopped")}
         return learner, metrics | checks | running
 
     def least_steps(self) -> int:
@@ -203,9 +233,40 @@ class IWPG(Algorithm[IWPGConfig]):
             _, found = self.policy_loss(learner.nets, batch)
         learner = freezing.judge(learner, self.config, found, step, first=step == self.begins)
         if self.config.kl_target:
-            reverse = self.config.objective == "kl-reverse"
-            name = "kl_reverse" if reverse else "kl_forward"
+            name = self._divergence_of()
             return freezing.adapted_coefficient(learner, self.config.kl_target, name)
+        return learner
+
+    def _divergence_of(self) -> str:
+        """The divergence that `kl_target` is about."""
+        return "kl_reverse" if self.config.objective == "kl-reverse" else "kl_forward"
+
+    def lesson(self, minibatches: int, epochs: int) -> list[Phase]:
+        policy = Phase("rollout", minibatches, mixed=True)
+        return [*[policy] * epochs, Phase("value", minibatches * epochs)]
+
+    def fresh_columns(self, learner: Learner, table: Table) -> dict[str, Tensor]:
+        found = self.advantages.columns(learner, table, lived=True)
+        return {**found, "log_mu": table.behavior_log_prob}
+
+    def logged_columns(self, learner: Learner, table: Table) -> dict[str, Tensor]:
+        logged = self.behavior.log_mu(table)
+        fitted = self.behavior.fitted(learner, table) if bool(logged.isnan().any()) else logged
+        log_mu = torch.where(logged.isnan(), fitted, logged)
+        return {**self.advantages.columns(learner, table), "log_mu": log_mu}
+
+    def reflect(self, learner: Learner, rollout: Batch, stage: str) -> Learner:
+        """Stop the policy for the rest of a lesson once it has gone `stop_kl` from mu."""
+        with torch.no_grad():
+            _, found = self.rollout_loss(learner.nets, rollout)
+        if stage == "rollout":
+            far = found["policy/kl_forward"] >= (self.config.stop_kl or math.inf)
+            return learner.note(stopped=far.to(rollout.reward.dtype))
+        if self.config.kl_target:
+            divergence = found[f"policy/{self._divergence_of()}"]
+            weight = learner.scalar("coefficient")
+            weight = ratios.adapted(weight, divergence, self.config.kl_target)
+            return learner.note(coefficient=weight)
         return learner
 
     def facts(self, table: Table) -> dict[str, str]:

@@ -114,7 +114,10 @@ class Clipped:
 
     def sample(self, rng: np.random.Generator) -> Any:
         """Return a draw, clipped."""
-        noise = rng.standard_normal(self._mean.shape)
+        return self.draw(rng.standard_normal(self._mean.shape))
+
+    def draw(self, noise: Floats) -> Any:
+        """Return the draw that standard normal `noise` [A] makes."""
         return self._bounds.action(self._mean + self._std * noise)
 
     def log_prob(self, action: Any) -> float:
@@ -147,7 +150,10 @@ class Squashed:
 
     def sample(self, rng: np.random.Generator) -> Any:
         """Return a draw."""
-        noise = rng.standard_normal(self._mean.shape)
+        return self.draw(rng.standard_normal(self._mean.shape))
+
+    def draw(self, noise: Floats) -> Any:
+        """Return the draw that standard normal `noise` [A] makes."""
         return self._stretch.forward(self._mean + self._std * noise)
 
     def log_prob(self, action: Any) -> float:

@@ -12,6 +12,7 @@ map the same columns share them.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -20,12 +21,13 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from offrl.data.episode_store import LEARNING_INFOS, EpisodeStore
 from offrl.data.episodes import Episode
@@ -180,10 +182,14 @@ def _make(
     """Write the columns beside their place, judge them, and give them their name."""
     place.mkdir(parents=True, exist_ok=True)
     needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in _sizes(store))
-    if shutil.disk_usage(place).free < needed * 1.1:
-        return None
-    made = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=place))
-    try:
+    with contextlib.ExitStack() as until_built:
+        with _locked(place):  # so that no other finds a new folder before it is locked
+            _sweep(place)
+            if shutil.disk_usage(place).free < needed * 1.1:
+                return None
+            made = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=place))
+            until_built.callback(shutil.rmtree, made, ignore_errors=True)
+            until_built.enter_context(_locked(made))
         totals = _write(made, store)
         about = {"format": FORMAT, "key": key, "totals": vars(totals), "files": _times(made)}
         with (made / "about.json").open("wb") as file:
@@ -200,8 +206,30 @@ def _make(
             if old.is_dir() and old.name != key and "." not in old.name:
                 shutil.rmtree(old, ignore_errors=True)
         return built
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a folder, which ends with the process; False where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        held = True
+    except OSError:  # or the file system has no locks: then nothing is swept
+        held = False
+    try:
+        yield held
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _sweep(place: Path) -> None:
+    """Remove folders of builds that were killed: a living one holds the lock of its folder."""
+    for folder in place.iterdir():
+        if "." in folder.name and folder.is_dir() and not folder.is_symlink():
+            with contextlib.suppress(OSError), _locked(folder, wait=False) as dead:
+                if dead:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sizes(store: EpisodeStore) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -219,26 +247,28 @@ def _write(folder: Path, store: EpisodeStore) -> Totals:
             header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(files[name], header)
 
-        def keep(episodes: Sequence[Episode]) -> None:
-            parts = [flat_columns(episode, store.spec) for episode in episodes]
-            for name, (_, dtype) in layout.items():
-                column = np.concatenate([part[name] for part in parts], dtype=dtype)
+        unsynced, syncs = dict.fromkeys(layout, 0), list[Future[None]]()
+
+        def keep(columns: Mapping[str, npt.NDArray[Any]]) -> None:
+            for name, column in columns.items():
                 files[name].write(column.data)
                 unsynced[name] += column.nbytes
                 if unsynced[name] > _SYNC_BYTES:
                     unsynced[name] = 0
                     files[name].flush()
                     syncs.append(syncing.submit(os.fsync, files[name].fileno()))
-            for episode in episodes:
-                totals.add(episode)
 
-        # Digests and writes leave the interpreter free, so they go on beside the reading of HDF5:
-        # many episodes at once, for each time that two threads take turns costs about as much.
-        unsynced, syncs = dict.fromkeys(layout, 0), list[Future[None]]()
         behind: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(1) as syncing, ThreadPoolExecutor(1) as thread:
+        with ThreadPoolExecutor(1) as syncing, ThreadPoolExecutor(1) as writing:
             for batch in _batches(store.read(range(len(store)), LEARNING_INFOS)):
-                behind.append(thread.submit(keep, batch))
+                parts = [flat_columns(episode, store.spec) for episode in batch]
+                for episode in batch:
+                    totals.add(episode)
+                columns = {
+                    name: np.concatenate([part[name] for part in parts], dtype=dtype)
+                    for name, (_, dtype) in layout.items()
+                }
+                behind.append(writing.submit(keep, columns))
                 if len(behind) > 2:  # a few batches in memory, not the dataset
                     behind.popleft().result()
             for one in behind:

@@ -20,7 +20,7 @@ from offrl.data.episodes import (
 )
 from offrl.data.findings import Found
 from offrl.data.import_checks import findings_of_import
-from offrl.data.manifest import Manifest, read_published
+from offrl.data.manifest import Identity, Manifest, read_published
 from offrl.data.minari_store import open_store
 from offrl.data.recovery import readable
 from offrl.data.rules import RULES, Severity
@@ -135,9 +135,13 @@ def check(data: Dataset | str | Path) -> Report:
         manifest = read_published(folder)
     except CorruptDataError:
         manifest = None  # reported below
-    damaged = [] if manifest is None else list(manifest.damaged())
+    vouched: Identity | None = None
+    damaged: list[Path] = []
+    if manifest is not None:
+        vouched = manifest.identity_of(folder / "data" / "main_data.hdf5")
+        damaged = list(manifest.damaged())
     if not damaged:
-        return check_folder(folder, str(data))
+        return check_folder(folder, str(data), vouched)
     found = look(folder, str(data))
     if isinstance(found, dict):
         return Report.from_dict(found)
@@ -148,11 +152,11 @@ def check(data: Dataset | str | Path) -> Report:
     return Report(str(data), 0, 0, None, broken.problems())
 
 
-def check_folder(folder: Path, ref: str) -> Report:
-    """Check a dataset folder in this process."""
+def check_folder(folder: Path, ref: str, vouched: Identity | None = None) -> Report:
+    """Check a dataset folder in this process; `vouched` as for `open_store`."""
     lost: dict[int, str] = {}
     try:
-        store = open_store(folder, thorough=True)
+        store = open_store(folder, thorough=True, vouched=vouched)
         try:
             _ = store.structures
         except CorruptDataError as error:

@@ -65,7 +65,7 @@ def run_of(
     if layout != h5d.CHUNKED or (filters and filters != _CHECKED):
         return None
     chunk, checked = made.get_chunk(), bool(filters)
-    count, size = _counted(shape, chunk, dtype.itemsize, checked)
+    count, size = run_size(shape, chunk, dtype.itemsize, checked)
     offset = _first_of(column, count, size) if count else None
     return None if offset is None else Run(offset, chunk, checked)
 
@@ -78,10 +78,10 @@ def plain_type(dtype: np.dtype[Any]) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _counted(
+def run_size(
     shape: tuple[int, ...], chunk: tuple[int, ...], itemsize: int, checked: bool
 ) -> tuple[int, int]:
-    """The number of chunks and the bytes of each; no chunks where they had better not be a run."""
+    """Return the number of chunks and the bytes of each; 0 chunks where they cannot be a run."""
     count, size = math.prod(_grid(shape, chunk)), math.prod(chunk) * itemsize
     unused = count * size - math.prod(shape) * itemsize
     if count > _MOST_CHUNKS or unused > _MOST_UNUSED or (checked and size > _MOST_CHECKED):
@@ -114,6 +114,13 @@ def _first_of(column: Any, count: int, size: int) -> int | None:
     except (OSError, RuntimeError, ValueError):
         return None  # a damaged index is told of by whoever reads the column
     return first if first > 0 and len(places) == count else None
+
+
+@lru_cache(maxsize=1024)
+def starts_of_chunks(shape: tuple[int, ...], chunk: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the place of the first value of each chunk, in the order of a run."""
+    places = np.ndindex(_grid(shape, chunk))
+    return [tuple(n * side for n, side in zip(place, chunk, strict=True)) for place in places]
 
 
 def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,22 @@ import numpy as np
 from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]  # compiled, and without stubs
 
 from offrl.data.episode_store import REMEDY
+from offrl.data.hdf5_headers import (
+    ColumnHeader,
+    column_header,
+    is_group,
+    read_messages,
+    run_of_header,
+)
 from offrl.data.hdf5_runs import Run, plain_type, run_of
+from offrl.data.manifest import Identity, identity
 from offrl.errors import CorruptDataError, UnsafeDataError
 
 MAX_DEPTH = 32
 # A column that is 1000 times larger than its bytes in the file, and large, is made to fill memory.
 MAX_INFLATION = 1000
 SMALL = 2**28
+_MOST_KINDS = 1000  # of columns; a file of more is made to fill memory
 _HARD, _SOFT = 0, 1  # H5L_TYPE_HARD and H5L_TYPE_SOFT; every other kind names another file
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py may raise
 _EPISODE = re.compile(r"episode_(0|[1-9][0-9]{0,17})")
@@ -32,15 +41,18 @@ class Declared:
     run: Run | None = None  # where its bytes lie, if they are its values and lie together
 
 
-def scan(path: Path) -> dict[int, dict[str, Declared]]:
-    """Return the columns of each episode by number, having followed no link and read no value."""
+def scan(path: Path, vouched: Identity | None = None) -> dict[int, dict[str, Declared]]:
+    """Return the columns of each episode by number, having followed no link and read no value.
+
+    `vouched` is what the file was when every byte of it was found to be as written.
+    """
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise unreadable_file(path, error) from error
     with file:
         try:
-            return _scan_open(file, path)
+            return _scan_open(file, path, vouched)
         except READ_ERRORS as error:
             raise unreadable_file(path, error) from error
 
@@ -82,53 +94,117 @@ def _scan_group(group: h5py.h5g.GroupID, path: Path, number: int) -> dict[str, D
     return columns
 
 
-def _scan_open(file: h5py.File, path: Path) -> dict[int, dict[str, Declared]]:
+def _scan_open(
+    file: h5py.File, path: Path, vouched: Identity | None
+) -> dict[int, dict[str, Declared]]:
     links = hard_links(file, path)
-    groups = {h5py.h5g.get_objinfo(file.id).objno}
+    known = _Known(file, path, vouched)
+    low, high = h5py.h5g.get_objinfo(file.id).objno
+    groups = {low | high << 32}
     episodes: dict[int, dict[str, Declared]] = {}
     parents: dict[bytes, Any] = {}
-    for name in links:
+    for place, (name, address) in enumerate(links):
         text = name.decode("utf-8")
         steps = text.split("/")
         if len(steps) > MAX_DEPTH:
             raise CorruptDataError(f"{path}: {text[:80]} is nested too deeply.", REMEDY)
-        # From the group it lies in, where that is at hand: its path would be followed again.
-        above, _, last = name.rpartition(b"/")
-        near = parents.get(above)
-        found = h5o.open(*((file.id, name) if near is None else (near, last)))
         match = _EPISODE.fullmatch(steps[0])
-        if isinstance(found, h5py.h5g.GroupID):
-            number = h5py.h5g.get_objinfo(found).objno
-            if number in groups:
+        # What holds something is a group: HDF5 visited it.
+        holds = place + 1 < len(links) and links[place + 1][0].startswith(name + b"/")
+        found = _GROUP if holds else known.object_at(name, address)
+        if found is None:
+            # From the group it lies in, where that is at hand: its path would be followed again.
+            above, _, last = name.rpartition(b"/")
+            if above and above not in parents:
+                if len(parents) > MAX_DEPTH:
+                    parents.clear()
+                parents[above] = h5o.open(file.id, above)
+            opened = h5o.open(parents[above], last) if above else h5o.open(file.id, name)
+            if isinstance(opened, h5py.h5g.GroupID):
+                found = _GROUP
+            elif isinstance(opened, h5py.h5d.DatasetID):
+                found = known.column(opened, name)
+        if found is _GROUP:
+            if address in groups:
                 raise unsafe_column(path, name, "a group that appears twice")
-            groups.add(number)
-            if not above or len(parents) > MAX_DEPTH:
-                parents.clear()
-            parents[name] = found
+            groups.add(address)
             if match and len(steps) == 1:
                 episodes.setdefault(int(match[1]), {})
-        elif isinstance(found, h5py.h5d.DatasetID):
-            declared = declared_column(found, path, name)
-            if match and len(steps) > 1:
-                columns = episodes.setdefault(int(match[1]), {})
-                columns["/".join(steps[1:])] = declared
+        elif isinstance(found, Declared) and match and len(steps) > 1:
+            episodes.setdefault(int(match[1]), {})["/".join(steps[1:])] = found
     return episodes
 
 
-def hard_links(file: h5py.File, path: Path) -> list[bytes]:
-    """Return the names of everything in a file; UnsafeDataError for a link that leads out of it."""
-    links: list[tuple[bytes, int]] = []
+_GROUP = object()
+
+
+class _Known:
+    """The kinds of columns that HDF5 has told of, and what others of those kinds are."""
+
+    def __init__(self, file: h5py.File, path: Path, vouched: Identity | None) -> None:
+        made = file.id.get_create_plist()
+        # Addresses count from the start of the file, in 8 bytes, and are read where HDF5 reads.
+        plain = file.driver == "sec2" and made.get_sizes() == (8, 8) and not file.userblock_size
+        self._file = file.id.get_vfd_handle() if plain else None
+        self._vouched = self._file is not None and vouched == identity(self._file)
+        self._path = path
+        self._types: dict[Any, tuple[np.dtype[Any], bool] | None] = {}
+        self._asked: ColumnHeader | None = None  # the last that HDF5 must be asked about
+
+    def object_at(self, name: bytes, address: int) -> Declared | object | None:
+        """The column there, _GROUP for a group, None where HDF5 must be asked."""
+        self._asked = None
+        if self._file is None:
+            return None
+        messages = read_messages(self._file, address, vouched=self._vouched)
+        if messages is None or is_group(messages):
+            return None if messages is None else _GROUP
+        header = column_header(messages)
+        if header is None:
+            return None
+        if header.kind not in self._types:
+            self._asked = header
+            return None
+        known = self._types[header.kind]
+        return None if known is None else _declared(self._file, header, *known)
+
+    def column(self, opened: h5py.h5d.DatasetID, name: bytes) -> Declared:
+        """What HDF5 tells of a column; others like it are known from then on."""
+        told, header = declared_column(opened, self._path, name), self._asked
+        if self._file is not None and header is not None and len(self._types) < _MOST_KINDS:
+            known = (told.dtype, told.run is not None and told.run.checked)
+            # Both must agree on the one that both have seen, or HDF5 is asked about all of them.
+            ours = _declared(self._file, header, *known)
+            if ours is not None and header.within and _array_type(opened.get_type())[1]:
+                ours = replace(ours, run=None)  # HDF5 does not say where in the header values lie
+            self._types[header.kind] = known if ours == told else None
+        return told
+
+
+def _declared(
+    file: int, header: ColumnHeader, dtype: np.dtype[Any], checked: bool
+) -> Declared | None:
+    run = run_of_header(file, header, dtype.itemsize, checked=checked)
+    return None if run is None else Declared(header.shape, dtype, run)
+
+
+def hard_links(file: h5py.File, path: Path) -> list[tuple[bytes, int]]:
+    """Return the name and address of everything in a file.
+
+    Raises UnsafeDataError for a link that leads out of it.
+    """
+    links: list[tuple[bytes, int, int]] = []
 
     def collect(name: bytes, info: Any) -> None:
-        links.append((name, info.type))
+        links.append((name, info.type, info.u))
 
     # HDF5's own visit enters each group once and follows hard links only, so no cycle holds it.
     file.id.links.visit(collect, info=True)
-    for name, kind in links:
+    for name, kind, _ in links:
         if kind != _HARD:
             what = "a soft link" if kind == _SOFT else "a link to another file"
             raise unsafe_column(path, name, what)
-    return [name for name, _ in links]
+    return [(name, address) for name, _, address in links]
 
 
 def declared_column(column: h5py.h5d.DatasetID, path: Path, name: bytes) -> Declared:

@@ -60,7 +60,7 @@ class Hdf5Store(EpisodeStore):
         if self._rescued:
             return self._rescued
         self._scanned = identity(self.file)
-        return dict(sorted(scan(self.file).items()))
+        return dict(sorted(scan(self.file, self._vouched).items()))
 
     @cached_property
     def _numbers(self) -> list[int]:

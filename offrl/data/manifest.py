@@ -70,6 +70,13 @@ class Manifest:
                     f"{file.path} has {found} bytes, where {file.size} were written.", REMEDY
                 )
 
+    def identity_of(self, file: Path) -> Identity | None:
+        """Return what a file of the manifest is at this moment, None where it is not of them.
+
+        Asked for before the contents are compared, it tells whether those are still the ones.
+        """
+        return identity(file) if any(listed.path == file for listed in self.files) else None
+
     def damaged(self) -> Iterator[Path]:
         """Yield the files whose contents are not what was written; every byte is read."""
         for file in self.files:

@@ -20,7 +20,7 @@ from typing import Any
 from offrl.data.cache import kept
 from offrl.data.episode_store import REMEDY, EpisodeStore, inside
 from offrl.data.json_files import read_object
-from offrl.data.manifest import identity, read_published
+from offrl.data.manifest import Identity, read_published
 from offrl.data.spec import Spec
 from offrl.errors import (
     ConfigError,
@@ -165,12 +165,15 @@ def env_spec_of(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return described
 
 
-def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
+def open_store(
+    folder: Path, *, thorough: bool = False, vouched: Identity | None = None
+) -> EpisodeStore:
     """Return the episodes of a dataset folder, whose files are looked at when they are needed.
 
     Each file must be as the manifest beside the data says, where there is one: its size always, its
     contents unless columns of these very files are kept. `thorough` leaves that to the caller and
-    looks at files that were found sound before, too.
+    looks at files that were found sound before, too; `vouched` is then what the HDF5 file was when
+    the caller found its contents to be as written.
     Raises CorruptDataError where a file is missing or damaged, UnsafeDataError where it lies
     outside the folder, ConfigError where Arrow storage needs a package that is not installed.
     """
@@ -193,11 +196,9 @@ def open_store(folder: Path, *, thorough: bool = False) -> EpisodeStore:
     if data is None:  # removed since the metadata was read
         raise CorruptDataError(f"{folder} is gone.", REMEDY)
     file = data / "main_data.hdf5"
-    vouched = None
     if manifest is not None and known is None:
-        before = identity(file)  # first, so that what is written meanwhile is not vouched for
+        vouched = manifest.identity_of(file)  # first: what is written meanwhile is not vouched for
         manifest.require_whole()
-        vouched = before if any(listed.path == file for listed in manifest.files) else None
     if metadata["data_format"] == "hdf5":
         from offrl.data.hdf5_store import Hdf5Store  # each format loads its library only when met
 

@@ -133,18 +133,26 @@ class Loop(ABC, Generic[S, M]):
     def _live(self) -> None:
         """Take one step in every world and remember it."""
         self.acting = True
-        tick = self.env_step // len(self.worlds.worlds)
-        generator = torch.Generator().manual_seed(mix(self.seed, tick, _ACTING))
-        with torch.no_grad():
-            obs = torch.as_tensor(self.worlds.obs)
-            acting = self._acting(self._policy()(obs))
-            shape = (len(obs),) if self.spec.discrete else (len(obs), self.spec.action_dim)
-            draw = torch.rand if self.spec.discrete else torch.randn
-            action = acting.sample(draw(shape, generator=generator))
-            log_prob = acting.log_prob(action)
+        action, log_prob = self._acted(self._noise())
         self._remember(self.worlds.step(action.numpy()), log_prob)
-        self.env_step += len(obs)
+        self.env_step += len(action)
         self.acting = False
+
+    def _noise(self) -> Tensor:
+        """Draws of this step: uniform [K] where actions are discrete, else normal [K, A]."""
+        worlds = len(self.worlds.worlds)
+        tick = self.env_step // worlds
+        generator = torch.Generator().manual_seed(mix(self.seed, tick, _ACTING))
+        if self.spec.discrete:
+            return torch.rand(worlds, generator=generator)
+        return torch.randn(worlds, self.spec.action_dim, generator=generator)
+
+    def _acted(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """An action of each world [K, ...], and its log-probability [K]."""
+        with torch.no_grad():
+            acting = self._acting(self._policy()(torch.as_tensor(self.worlds.obs)))
+            action = acting.sample(noise)
+            return action, acting.log_prob(action)
 
     def _policy(self) -> nn.Module:
         """The policy network with the parameters of `now`, by reference."""
@@ -205,7 +213,7 @@ class Loop(ABC, Generic[S, M]):
         """Step, tensors and page of a checkpoint of this moment."""
         page = checkpoints.page_of(self.modules, self.spec)
         page["env_step"] = self.env_step
-        page |= {"returns": self.returns, "lengths": self.lengths}
+        page |= {"returns": [*self.returns], "lengths": [*self.lengths]}
         page |= {"logged_at": self.logged_at, "tried_at": self.tried_at}
         page |= self.floor.page()
         page["seconds"] = time.perf_counter() - self.began
@@ -216,6 +224,10 @@ class Loop(ABC, Generic[S, M]):
             "floor": self.floor.tensors(),
         }
         return self.now.step, trees, page
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `_held` gave of the memory; KeyError where something is missing."""
+        self.replay.restore(checkpoints.under("replay", tensors))
 
     def _write(self, step: int, trees: dict[str, State], page: dict[str, Any]) -> Saved:
         path = checkpoints.save(self.folder, step, trees, page)

@@ -19,6 +19,7 @@ from offrl.data.spec import Spec
 from offrl.environments import check_spaces, other_version, version_note
 from offrl.errors import ConfigError
 from offrl.guard import Env, check_seconds, makers
+from offrl.lessons import RolloutAlgorithm
 from offrl.online.schedule import OnlineConfig, scheduled
 from offrl.run import SETTINGS, Run, Settings, current_versions, read_toml
 
@@ -96,6 +97,7 @@ def resolve(
     with makers(step_timeout) as made, closing(made.by_id(env)) as one:
         spec = _spec(one, parent)
     _check(algorithm, spec, env)
+    _check_given(algorithm, hyperparameters or {})
     table = {**file.get(algorithm.name, {}), **(hyperparameters or {})}
     config = _config(algorithm, table, parent, also=SETTINGS)
     given = {**file.get("online", {}), **(online or {})}
@@ -188,22 +190,42 @@ def _check(algorithm: type[Algorithm[Any]], spec: Spec, env: str) -> None:
         )
 
 
+def _check_given(algorithm: type[Algorithm[Any]], given: Mapping[str, Any]) -> None:
+    """Refuse settings that have a meaning in learning from a log alone."""
+    of_log = algorithm.of_log if issubclass(algorithm, RolloutAlgorithm) else ()
+    for name in given:
+        if name in of_log:
+            raise ConfigError(
+                f"'{name}' is for learning from a log; while it acts, {algorithm.name} learns from"
+                " rollouts.",
+                f"Leave --{name.replace('_', '-')} away.",
+            )
+
+
 def _config(
     algorithm: type[Algorithm[Any]],
     table: dict[str, Any],
     parent: TrainedRun | None,
     also: set[str],
 ) -> AlgorithmConfig:
+    own = dict(algorithm.online) if issubclass(algorithm, RolloutAlgorithm) else {}
     if parent is None:
         # There is no data whose mean and spread could be taken.
-        return configure(algorithm.Config, {"normalize_obs": False, **table}, also=also)
+        table = {"normalize_obs": False, **own, **table}
+        found = configure(algorithm.Config, table, also=also)
+        if found.normalize_obs and not own:
+            raise ConfigError(
+                "There is no log whose mean and spread observations could be scaled by.",
+                "Leave --normalize-obs away, or wrap the environment in one that scales.",
+            )
+        return found
     if algorithm.name != parent.run.algorithm:
         raise ConfigError(
             f"{parent.dir} was trained by {parent.run.algorithm}, not by {algorithm.name}.",
             "Leave --algo away; a run goes on with its own algorithm.",
         )
     before = parent.run.config
-    config = configure(algorithm.Config, {**before, **table}, also=also)
+    config = configure(algorithm.Config, {**before, **own, **table}, also=also)
     for name in _SHAPES:
         if name in table and table[name] != before.get(name):
             raise ConfigError(

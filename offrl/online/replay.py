@@ -69,11 +69,13 @@ class Replay:
                 f"{n} transitions at once do not fit a replay memory of {self.capacity}.",
                 "Give a larger --replay-size.",
             )
-        index = (torch.arange(n) + self.written) % self.capacity
+        first = self.written % self.capacity
+        fits = first + n <= self.capacity  # a slice takes a quarter of the time of an index
+        place = slice(first, first + n) if fits else (torch.arange(n) + first) % self.capacity
         for name, column in self._columns.items():
-            column[index] = rows[name].to(column)
+            column[place] = rows[name].to(column)
         for name, column in self._later.items():
-            column[index] = self._unknown[name]
+            column[place] = self._unknown[name]
         self.written += n
 
     def episode(self, world: int, worlds: int, length: int) -> Tensor:
@@ -102,8 +104,8 @@ class Replay:
 
     def gather(self, index: Tensor, columns: dict[str, Tensor], noise: dict[str, Tensor]) -> Batch:
         """The transitions at rows `index` [B]."""
-        found = {name: column[index] for name, column in self._columns.items()}
-        later = {name: column[index] for name, column in self._later.items()}
+        found = {name: column.index_select(0, index) for name, column in self._columns.items()}
+        later = {name: column.index_select(0, index) for name, column in self._later.items()}
         return Batch(**found, columns={**columns, **later}, noise=noise)
 
     def tensors(self) -> dict[str, Tensor]:

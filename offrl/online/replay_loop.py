@@ -15,6 +15,7 @@ from torch import Tensor
 
 from offrl.batch import Batch, Table
 from offrl.learner import Learner, Progress, check_finite
+from offrl.online.acting import Alone, alone
 from offrl.online.exploring import anything, exploring
 from offrl.online.loop import LIVED, LOGGED, Loop
 from offrl.online.replay import Replay
@@ -50,6 +51,18 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
         if self.env_step < self.online.warmup:
             return anything(distribution)
         return exploring(distribution, self.online.noise, self._epsilon())
+
+    def _acted(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        acts, warm = self._alone, self.env_step >= self.online.warmup
+        if acts is None or len(noise) > 1 or not warm:
+            return super()._acted(noise)
+        params = self.now.state["params"]["policy"]
+        action, log_prob = acts(params, self.worlds.obs[0], noise[0].numpy())
+        return torch.as_tensor(action[None]), torch.tensor([log_prob], dtype=torch.float32)
+
+    @cached_property
+    def _alone(self) -> Alone | None:
+        return alone(self.modules["policy"], self.spec, self.now.state, self.online.noise)
 
     def _epsilon(self) -> float:
         """Falls in a straight line from 1 after the warm-up to `epsilon` at `epsilon_steps`."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from offrl.algorithm import Algorithm, Configuration, Peers, configure
 from offrl.errors import ConfigError
+from offrl.lessons import Phase, RolloutAlgorithm
 
 SCRATCH_WARMUP = 10_000  # at most; short runs warm up for a twentieth of their steps
 
@@ -34,7 +35,9 @@ class OnlineConfig(Configuration, ABC):
     reset_optimizer: Annotated[bool, "Forget Adam's averages of the offline run."] = False
     eval_every: Annotated[int, "Steps between evaluations; 0: a twentieth of all."] = 0
     eval_episodes: Annotated[int, "Episodes of each evaluation."] = 10
-    log_every: Annotated[int, "Steps between rows of metrics.csv; 0: a two-hundredth of all."] = 0
+    log_every: Annotated[
+        int, "Steps between rows of metrics.csv; 0: a two-hundredth of all, or a rollout."
+    ] = 0
     save_every: Annotated[int, "Steps between checkpoints; 0: a tenth of all."] = 0
 
     def rules(self) -> dict[str, tuple[bool, str]]:
@@ -117,7 +120,86 @@ class ReplayConfig(OnlineConfig):
         return int((env_steps - self.warmup) * self.updates_per_step)
 
 
-SCHEDULES: dict[str, type[OnlineConfig]] = {"replay": ReplayConfig}  # by what `Algorithm.acts` says
+@dataclass(frozen=True, kw_only=True)
+class LessonConfig(OnlineConfig):
+    """Settings of algorithms that learn from rollouts."""
+
+    rollout_steps: Annotated[
+        int,
+        "Steps of each environment before anything is learned from them.",
+        Peers("n_steps", "num_steps", "horizon", "rollout_length", "rollout_fragment_length"),
+    ] = 2048
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {"rollout_steps": (self.rollout_steps > 0, "at least 1")}
+
+    def ticks(self, left: int) -> int:
+        """Steps of each world in the next rollout, where `left` environment steps are left."""
+        return min(self.rollout_steps, -(-left // self.n_envs))
+
+    @abstractmethod
+    def lesson(self, algorithm: RolloutAlgorithm[Any], rows: int) -> list[Phase]:
+        """What is learned from a table of so many rows after a rollout."""
+
+    def gradient_steps(self, env_steps: int, algorithm: Algorithm[Any]) -> int:
+        if not isinstance(algorithm, RolloutAlgorithm):
+            raise TypeError(f"{algorithm.name} does not learn from rollouts")
+        total, left = 0, env_steps
+        while left > 0:
+            rows = self.ticks(left) * self.n_envs
+            total += sum(phase.steps for phase in self.lesson(algorithm, rows))
+            left -= rows
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(LessonConfig):
+    """Settings of algorithms that learn from the newest rollout alone."""
+
+    epochs: Annotated[
+        int,
+        "Times that a rollout is gone through, in minibatches of batch_size.",
+        Peers("n_epochs", "update_epochs", "ppo_epochs", "ppo_epoch", "k_epochs", "num_sgd_iter"),
+    ] = 10
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {"epochs": (self.epochs > 0, "at least 1")}
+
+    @classmethod
+    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
+        return {}
+
+    def lesson(self, algorithm: RolloutAlgorithm[Any], rows: int) -> list[Phase]:
+        return algorithm.lesson(max(1, rows // algorithm.config.batch_size), self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentConfig(LessonConfig):
+    """Settings of algorithms that learn from recent rollouts."""
+
+    replay_size: Annotated[
+        int,
+        "Transitions of the rollouts that are remembered; the newest is in any case.",
+        Peers("buffer_size", "replay_buffer_size"),
+    ] = 50_000
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        return super().rules() | {"replay_size": (self.replay_size > 0, "at least 1")}
+
+    @classmethod
+    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
+        return {"mix": 0.0 if scratch else 0.5}
+
+    def lesson(self, algorithm: RolloutAlgorithm[Any], rows: int) -> list[Phase]:
+        return algorithm.lesson(max(1, rows // algorithm.config.batch_size), 1)
+
+
+# by what `Algorithm.acts` says
+SCHEDULES: dict[str, type[OnlineConfig]] = {
+    "replay": ReplayConfig,
+    "rollout": RolloutConfig,
+    "recent": RecentConfig,
+}
 
 
 def scheduled(
@@ -133,9 +215,12 @@ def scheduled(
             "A policy that starts from scratch is below any floor.",
             "Leave --floor away, or let a trained policy act: offrl finetune RUN",
         )
+    if isinstance(found, LessonConfig):
+        found = replace(found, rollout_steps=found.ticks(env_steps))
+    usual = found.rollout_steps * found.n_envs if isinstance(found, LessonConfig) else 0
     return replace(
         found,
         eval_every=found.eval_every or max(1, env_steps // 20),
-        log_every=found.log_every or max(1, env_steps // 200),
+        log_every=found.log_every or usual or max(1, env_steps // 200),
         save_every=found.save_every or max(1, env_steps // 10),
     )

@@ -38,7 +38,9 @@ from offrl.online.outcome import Curve, outcome
 from offrl.online.plan import OnlinePlan, logged_table, resolve
 from offrl.online.replay import Replay
 from offrl.online.replay_loop import ReplayLoop
-from offrl.online.schedule import ReplayConfig
+from offrl.online.rollout_loop import RolloutLoop
+from offrl.online.rollouts import Rollouts, Running
+from offrl.online.schedule import RecentConfig, ReplayConfig
 from offrl.online.worlds import Worlds
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
@@ -211,11 +213,18 @@ def _loop(
         "floor": Floor(online.floor, online.eval_episodes, warmup),
         "now": Progress(0, state, state, {}),
     }
-    if not isinstance(plan.online, ReplayConfig):
-        raise TypeError(type(plan.online))
-    size, device, later = plan.online.replay_size, plan.run.settings.device, plan.algorithm.lived
-    replay = Replay(plan.spec, size, device, later)
-    return ReplayLoop(replay=replay, **shared)
+    if isinstance(online, ReplayConfig):
+        replay = Replay(plan.spec, online.replay_size, device, plan.algorithm.lived)
+        return ReplayLoop(replay=replay, **shared)
+    kept = online.replay_size if isinstance(online, RecentConfig) else 0
+    scratch = plan.parent is None
+    return RolloutLoop(
+        replay=Rollouts(plan.spec, kept, device),
+        anchor={name: state[name] for name in ("params", "buffers", "scalars")},
+        scratch=scratch,
+        running=Running(plan.spec.obs_dim) if scratch and plan.config.normalize_obs else None,
+        **shared,
+    )
 
 
 def _resume(loop: Loop[Any, Any]) -> list[str]:
@@ -226,7 +235,7 @@ def _resume(loop: Loop[Any, Any]) -> list[str]:
     state = checkpoints.restore({"state": loop.now.state}, found.tensors)["state"]
     loop.now = Progress(found.step, state, state, {})
     try:
-        loop.replay.restore(checkpoints.under("replay", found.tensors))
+        loop.restore(found.tensors)
         fault = loop.worlds.restore(checkpoints.under("worlds", found.tensors))
         loop.floor.restore(state, checkpoints.under("floor", found.tensors), found.page)
         loop.env_step = loop.saved_at = int(found.page["env_step"])

@@ -72,6 +72,7 @@ def loss_of(policy: Any, advantage: Tensor = ADVANTAGE, *, logged: bool = True, 
     batch = Batch(OBS, ACTION, EMPTY, OBS, EMPTY, EMPTY, columns, {})
     c = algorithm.config
     settings = {"clip_low": c.clip_low, "clip_high": c.clip_high, "coefficient": c.kl_coefficient}
+    settings["entropy_weight"] = c.entropy_weight
     return algorithm.policy_loss(Nets(policy, settings), batch)
 
 

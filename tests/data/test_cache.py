@@ -336,6 +336,40 @@ def test_two_that_build_at_once_both_go_on(large: Path, monkeypatch: pytest.Monk
     assert kept_in(large) == kept
 
 
+def test_what_a_killed_build_left_is_removed_and_what_a_living_one_makes_is_not(
+    large: Path,
+) -> None:
+    program = (
+        "import os, sys\n"
+        "from offrl.data import cache\n"
+        "from offrl.data.dataset import load\n"
+        "cache.KEPT_FROM = 0\n"
+        "def stop(made, store):\n"
+        "    print('begun', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "cache._write = stop\n"
+        "load(sys.argv[1]).transitions\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(large)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as building:
+        assert building.stdout is not None
+        assert building.stdout.readline() == "begun\n"
+        (begun,) = (large / ".offrl-cache").iterdir()
+        _ = load(large).transitions
+        assert begun.is_dir()
+        building.kill()
+        building.wait()
+    shutil.rmtree(next(path for path in begun.parent.iterdir() if path != begun))
+    _ = load(large).transitions
+    assert "." not in kept_in(large).name
+
+
 def test_discrete_actions_are_kept_as_whole_numbers(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

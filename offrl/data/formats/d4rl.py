@@ -69,7 +69,7 @@ def read(
 def _declared(file: h5py.File, path: Path) -> dict[str, Declared]:
     """The columns of the file, found safe before a value is read."""
     declared: dict[str, Declared] = {}
-    for name in hard_links(file, path):
+    for name, _ in hard_links(file, path):
         found = h5py.h5g.get_objinfo(file.id, name)
         text = name.decode("utf-8")
         if found.type == h5py.h5g.DATASET:

@@ -1,0 +1,48 @@
+"""offrl's side of acting and learning: `python -m benchmarks.contender_online ALGO FORM`."""
+
+import sys
+import tempfile
+
+from benchmarks.one_core import stay_on_one_core
+from benchmarks.online import BATCH, CHUNK, ENV, LR, NOISE, WARMUP, WIDTH
+from benchmarks.serve import serve
+from offrl.events import Trained
+from offrl.online.plan import resolve
+from offrl.online.training import train
+
+NEVER = 10**9
+
+
+def main(algo: str, form: str, out: str) -> None:
+    """Serve environment steps of a run, an update after each; form: eager, or compiled."""
+    plan = resolve(
+        algo,
+        ENV,
+        NEVER,
+        out=out,
+        compile="on" if form == "compiled" else "off",
+        threads=1,
+        hyperparameters={"hidden_size": WIDTH, "batch_size": BATCH, "lr": LR},
+        online={
+            "warmup": WARMUP,
+            "noise": NOISE,
+            "replay_size": 100_000,
+            "log_every": CHUNK,
+            "eval_every": NEVER,
+            "eval_episodes": 1,
+            "save_every": NEVER,
+        },
+    )
+    stay_on_one_core()
+    rows = (event for event in train(plan) if isinstance(event, Trained))
+
+    def advance(n: int) -> None:
+        for _ in range(n // CHUNK):
+            next(rows)
+
+    advance(CHUNK + WARMUP + CHUNK)  # a row of step 0, the warm-up, and what is compiled
+    serve(advance)
+
+
+with tempfile.TemporaryDirectory() as folder:
+    main(sys.argv[1], sys.argv[2], f"{folder}/run")

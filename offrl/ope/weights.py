@@ -1,0 +1,89 @@
+"""What the importance weights say of themselves: how many episodes they leave, and what they lack.
+
+    ESS = (sum_i w_i)^2 / sum_i w_i^2        (Kish 1965)
+    E_mu[w_{0:t}] = 1 for every t            a mean below it tells of actions that mu never takes
+
+All of it is of logarithms: a weight of 500 steps is not a float64.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from offrl.ope.trajectories import Floats, Trajectories
+
+FEW = 5.0  # effective episodes below which no importance estimate is given
+SCARCE = 50.0  # or a twentieth of the episodes: told, and the estimate is given
+KEYS = (
+    *("ess", "ess_per_step", "mean_weight_per_step"),
+    *("largest_weight_share", "largest_log_weight", "lost_support_from_step"),
+)
+LOST = 3.0  # standard errors that a mean weight stays below 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Diagnostics of n episodes' cumulative weights."""
+
+    n: int
+    ess: float  # of the weights of whole episodes
+    ess_per_step: tuple[float, ...]
+    mean_per_step: tuple[float, ...]  # 1 in expectation, where mu supports pi
+    largest_share: float  # of the sum of the weights of whole episodes, that the largest has
+    largest_log: float  # natural log of the largest weight of a whole episode
+    lost_from: int | None  # the first step whose mean weight is clearly below 1
+
+    @property
+    def scarce(self) -> bool:
+        """Whether so few effective episodes are left that intervals are too short."""
+        return self.ess < max(SCARCE, 0.05 * self.n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        found = (
+            *(self.ess, list(self.ess_per_step), list(self.mean_per_step)),
+            *(self.largest_share, self.largest_log, self.lost_from),
+        )
+        return dict(zip(KEYS, found, strict=True))
+
+
+def scaled(log_weight: Floats) -> tuple[Floats, Floats]:
+    """exp(log_weight - its largest along the first axis), and that largest; 0 where all are 0."""
+    top = log_weight.max(axis=0, initial=-np.inf)
+    safe = np.where(np.isfinite(top), top, 0.0)
+    return np.exp(log_weight - safe), safe
+
+
+def effective(log_weight: Floats) -> Floats:
+    """(sum w)^2 / sum w^2 along the first axis; 0 where every weight is 0."""
+    weight, _ = scaled(np.asarray(log_weight, np.float64))
+    squares = np.square(weight).sum(0)
+    return np.square(weight.sum(0)) / np.where(squares > 0, squares, 1.0)
+
+
+def effective_sample_size(weight: Floats) -> float:
+    """(sum w)^2 / sum w^2 of weights [n], each 0 or more."""
+    with np.errstate(divide="ignore"):
+        return float(effective(np.log(np.asarray(weight, np.float64))))
+
+
+def diagnose(data: Trajectories) -> Weights:
+    """The diagnostics of the weights of `data`."""
+    steps = int(data.lengths.max())  # not the one that stands for a future
+    log_weight = data.log_weight[:, :steps]
+    with np.errstate(over="ignore"):
+        weight = np.exp(np.minimum(log_weight, 600.0))
+    mean, n = weight.mean(0), data.n
+    error = weight.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(steps, np.inf)
+    below = np.flatnonzero(mean + LOST * error < 1 - 1e-9)
+    last, _ = scaled(data.last_log_weight)
+    return Weights(
+        n=n,
+        ess=float(effective(data.last_log_weight)),
+        ess_per_step=tuple(effective(log_weight).tolist()),
+        mean_per_step=tuple(mean.tolist()),
+        largest_share=float(last.max() / last.sum()) if last.sum() > 0 else 0.0,
+        largest_log=float(data.last_log_weight.max()),
+        lost_from=int(below[0]) if below.size else None,
+    )
