@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from offrl import losses
 from offrl.algorithm import TRACED, Algorithm, Peers
 from offrl.batch import Batch
-from offrl.critics import SoftConfig, actor_critic
+from offrl.critics import SoftConfig, actor_critic, counted, member_draws
 from offrl.data.spec import Spec
 from offrl.distributions import Squashed
 from offrl.learner import Learner, Metrics, Nets
@@ -88,7 +88,7 @@ class Conservative(Algorithm[K]):
             return {}
         one = (self.spec.action_dim,)
         many = dict.fromkeys(("uniform", "here", "next"), (self.config.samples, *one))
-        return many | {"policy": one, "target": one}
+        return many | {"policy": one, "target": one} | member_draws(self.config)
 
     def greedy_target(self, nets: Nets, batch: Batch) -> Tensor:
         """[B], discrete actions: the target of double DQN (1509.06461, eq. 4)."""
@@ -105,7 +105,8 @@ class Conservative(Algorithm[K]):
             next_obs = torch.where(ended, batch.obs, batch.next_obs)
             here, then = nets.policy(batch.obs), nets.policy(next_obs)
             next_action = then.sample(batch.noise["target"])
-            future = nets.target_critic(next_obs, next_action).amin(0)
+            members = counted(self.config, batch)
+            future = nets.target_critic(next_obs, next_action, members).amin(0)
             target = losses.td_target(batch.reward, future, batch.terminated, self.config.discount)
             return target, *candidates(here, then, batch.noise)
 
@@ -126,7 +127,8 @@ class Conservative(Algorithm[K]):
         """The policy's loss and the temperature's, neither with a gradient in the other."""
         pi, log_temperature = nets.policy(batch.obs), nets.log_temperature()
         action, log_density = pi.scored_sample(batch.noise["policy"])
-        q, log_prob = nets.critic(batch.obs, action).amin(0), log_density + pi.log_half
+        q = losses.pooled(nets.critic(batch.obs, action), self.config.follow_mean)
+        log_prob = log_density + pi.log_half
         aim = self.config.dimension_entropy * self.spec.action_dim
         loss, metrics = losses.soft_losses(log_prob, q, log_temperature, aim)
         return loss, metrics | losses.departure(pi, batch.action)

@@ -48,7 +48,29 @@ class CriticConfig(AlgorithmConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DelayedConfig(CriticConfig):
+class EnsembleConfig(CriticConfig):
+    """Settings of every algorithm whose policy follows critics that may be many.
+
+    RLPD (Ball et al. 2023, 2302.02948) has ten, targets by two of them, and a policy that follows
+    their mean.
+    """
+
+    target_critics: Annotated[
+        int,
+        "Critics whose least is the target, drawn anew in every step; 0 is all.",
+        Peers("num_min_qs", "subsample_critics", "M"),
+    ] = 0
+    follow_mean: Annotated[
+        bool, "The policy follows the mean of all critics, not the least or the first of them."
+    ] = False
+
+    def rules(self) -> dict[str, tuple[bool, str]]:
+        few = 0 <= self.target_critics <= self.critics
+        return super().rules() | {"target_critics": (few, f"from 0 to the {self.critics} critics")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayedConfig(EnsembleConfig):
     """Settings of every algorithm whose deterministic policy follows smoothed critics, delayed.
 
     Distances of actions are in half ranges of their bounds.
@@ -81,7 +103,7 @@ class DelayedConfig(CriticConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftConfig(CriticConfig):
+class SoftConfig(EnsembleConfig):
     """Settings of every algorithm whose policy keeps its entropy at what is aimed at."""
 
     dimension_entropy: Annotated[
@@ -129,20 +151,43 @@ def smoothed_action(nets: Nets, batch: Batch) -> Tensor:
         return losses.smoothed(pi.action, noise, std, limit, pi.low, pi.high)
 
 
+def member_draws(config: EnsembleConfig) -> dict[str, tuple[int, ...]]:
+    """What `counted` needs."""
+    return {"members": (config.critics,)} if 0 < config.target_critics < config.critics else {}
+
+
+def counted(config: EnsembleConfig, batch: Batch) -> Tensor | None:
+    """Numbers of the target critics that count in this step, each set as likely; None is all.
+
+    The largest of independent draws, of which the batch brings one for every critic: so the set is
+    a pure function of (seed, step), and its size known when the update is compiled.
+    """
+    if not member_draws(config):
+        return None
+    return batch.noise["members"][0].topk(config.target_critics).indices
+
+
 def least_error(
-    nets: Nets, batch: Batch, next_action: Tensor, discount: float
+    nets: Nets, batch: Batch, next_action: Tensor, discount: float, members: Tensor | None = None
 ) -> tuple[Tensor, Metrics]:
     """Squared error of every critic against the least that target critics say of `next_action`."""
     with torch.no_grad():
-        future = nets.target_critic(batch.next_obs, next_action).amin(0)
+        future = nets.target_critic(batch.next_obs, next_action, members).amin(0)
         target = losses.td_target(batch.reward, future, batch.terminated, discount)
     return losses.critic_loss(nets.critic(batch.obs, batch.action), target)
 
 
-def climb(nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
-    """-Q_1(s, pi(s)): a deterministic policy's loss, whose gradient is dQ/da dpi/dtheta."""
+def climbed(nets: Nets, batch: Batch, action: Tensor, mean: bool = False) -> Tensor:
+    """[1, B], what a deterministic policy climbs: the first critic, or the mean of all."""
+    if mean:
+        return nets.critic(batch.obs, action).mean(0, keepdim=True)
+    return nets.critic(batch.obs, action, 1)
+
+
+def climb(nets: Nets, batch: Batch, mean: bool = False) -> tuple[Tensor, Metrics]:
+    """-Q(s, pi(s)): a deterministic policy's loss, whose gradient is dQ/da dpi/dtheta."""
     pi = nets.policy(batch.obs)
-    value = nets.critic(batch.obs, pi.action, 1).mean()
+    value = climbed(nets, batch, pi.action, mean).mean()
     return -value, {
         "policy/loss": -value,
         "policy/q_mean": value,
@@ -172,7 +217,7 @@ class Delayed(Algorithm[K]):
         return actor_critic(self.config, self.spec, "deterministic")
 
     def draws(self) -> dict[str, tuple[int, ...]]:
-        return {"smoothing": (self.spec.action_dim,)}
+        return {"smoothing": (self.spec.action_dim,), **member_draws(self.config)}
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
         learner, metrics = learner.descend("critic", self.critic_loss, batch)

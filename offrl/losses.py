@@ -127,6 +127,11 @@ def squared_error(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean(-1).sum()
 
 
+def pooled(q: Tensor, mean: bool) -> Tensor:
+    """One value of critics' [M, ...]: their mean, or the least of them."""
+    return q.mean(0) if mean else q.amin(0)
+
+
 def critic_loss(q: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """`squared_error` of logged actions' values q [M, B] against `target` [B], and its metrics."""
     loss = squared_error(q, target)

@@ -7,7 +7,7 @@ observations anywhere and a checkpoint cannot lose them.
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,15 @@ class MLP(nn.Module):
         return self.head(x.to(self.head.weight.dtype))
 
 
+Members = int | Tensor | None  # of an ensemble: the first so many, those of these numbers, or all
+
+
+def _of(parameter: Tensor, members: int | Tensor) -> Tensor:
+    if isinstance(members, int):
+        return parameter[:members]
+    return parameter.index_select(0, members)
+
+
 class EnsembleLinear(nn.Module):
     """Affine maps of M networks at once: [M, B, n_in] -> [M, B, n_out]."""
 
@@ -53,9 +62,9 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, n_in, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(members, 1, n_out).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor, members: int) -> Tensor:
+    def forward(self, x: Tensor, members: int | Tensor) -> Tensor:
         # Compiled, the sum is part of the pass that follows; `baddbmm` would copy the bias first.
-        return torch.bmm(x, self.weight[:members]) + self.bias[:members]
+        return torch.bmm(x, _of(self.weight, members)) + _of(self.bias, members)
 
 
 class EnsembleHidden(EnsembleLinear):
@@ -63,12 +72,25 @@ class EnsembleHidden(EnsembleLinear):
 
     compute_dtype: torch.dtype | None = None
 
-    def forward(self, x: Tensor, members: int) -> Tensor:
+    def forward(self, x: Tensor, members: int | Tensor) -> Tensor:
         if self.compute_dtype is None:
             return super().forward(x, members)
         low = self.compute_dtype
-        weight, bias = self.weight[:members].to(low), self.bias[:members].to(low)
+        weight, bias = _of(self.weight, members).to(low), _of(self.bias, members).to(low)
         return torch.bmm(x.to(low), weight) + bias
+
+
+class EnsembleNorm(nn.Module):
+    """Layer normalisation of M networks at once, [M, B, width], each with its own scale."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(members, 1, width))
+
+    def forward(self, x: Tensor, members: int | Tensor) -> Tensor:
+        plain = functional.layer_norm(x, x.shape[-1:])
+        return plain * _of(self.weight, members) + _of(self.bias, members)
 
 
 class Ensemble(nn.Module):
@@ -89,17 +111,20 @@ class Ensemble(nn.Module):
         super().__init__()
         widths = [n_in] + [hidden_size] * hidden_layers
         self.hidden = nn.ModuleList(EnsembleHidden(members, a, b) for a, b in pairwise(widths))
-        self.norm = nn.ModuleList(nn.LayerNorm(b) for b in widths[1:] if layer_norm)
+        self.norm = nn.ModuleList(EnsembleNorm(members, b) for b in widths[1:] if layer_norm)
         self.head = EnsembleLinear(members, widths[-1], n_out)
         self.members = members
 
-    def forward(self, x: Tensor, members: int | None = None) -> Tensor:
-        """Outputs of the first `members` networks, of all by default."""
+    def forward(self, x: Tensor, members: Members = None) -> Tensor:
+        """Outputs of some `members`, of all by default."""
         members = self.members if members is None else members
-        x = x.expand(members, *x.shape)
+        n = members if isinstance(members, int) else len(members)
+        x = x.expand(n, *x.shape)
         for i, layer in enumerate(self.hidden):
             x = layer(x, members)
-            x = torch.relu(self.norm[i](x.to(self.head.weight.dtype)) if self.norm else x)
+            if self.norm:
+                x = self.norm[i](x.to(self.head.weight.dtype), members)
+            x = torch.relu(x)
         return self.head(x.to(self.head.weight.dtype), members)
 
 
@@ -141,23 +166,48 @@ class Head(nn.Module):
     description: dict[str, Any]
 
 
-class GaussianPolicy(Head):
+class BoundedPolicy(Head):
+    """A policy over actions within bounds, and the network that its distribution is made of."""
+
+    action_low: Tensor
+    action_high: Tensor
+    outputs: ClassVar[int] = 1  # of the network for a dimension of the action
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.net = MLP(obs_dim, self.outputs * action_dim, hidden_size, hidden_layers)
+        self.register_buffer("action_low", -torch.ones(action_dim))
+        self.register_buffer("action_high", torch.ones(action_dim))
+
+
+class Stretched(nn.Module):
+    """Observations in units of their spread, outputs in units of the returns of the data."""
+
+    return_mean: Tensor
+    return_std: Tensor
+
+    def __init__(self, obs_dim: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(obs_dim)
+        self.register_buffer("return_mean", torch.zeros(()))
+        self.register_buffer("return_std", torch.ones(()))
+
+    def stretch(self, x: Tensor) -> Tensor:
+        """return_mean + return_std x."""
+        return self.return_mean + self.return_std * x
+
+
+class GaussianPolicy(BoundedPolicy):
     """Tanh-mean Gaussian with a learned, state-independent log-std in [-5, 0] of the half range.
 
     The mean stays inside the bounds and the density is that of the unclipped Gaussian, so actions
     that sit exactly on a bound have a finite log-probability (algorithms such as IQL do the same).
     """
 
-    action_low: Tensor
-    action_high: Tensor
-
     def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
-        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
+        super().__init__(obs_dim, action_dim, hidden_size, hidden_layers)
         self.log_std = nn.Parameter(torch.full((action_dim,), -0.5))
-        self.register_buffer("action_low", -torch.ones(action_dim))
-        self.register_buffer("action_high", torch.ones(action_dim))
 
     def forward(self, obs: Tensor) -> Gaussian:
         half = (self.action_high - self.action_low) / 2
@@ -167,18 +217,8 @@ class GaussianPolicy(Head):
         )
 
 
-class DeterministicPolicy(Head):
+class DeterministicPolicy(BoundedPolicy):
     """A tanh network stretched to the bounds."""
-
-    action_low: Tensor
-    action_high: Tensor
-
-    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
-        self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
-        self.register_buffer("action_low", -torch.ones(action_dim))
-        self.register_buffer("action_high", torch.ones(action_dim))
 
     def forward(self, obs: Tensor) -> Deterministic:
         low, high = self.action_low, self.action_high
@@ -198,48 +238,32 @@ class CategoricalPolicy(Head):
         return Categorical(torch.log_softmax(self.net(self.normalize(obs)), -1))
 
 
-class SquashedPolicy(Head):
+class SquashedPolicy(BoundedPolicy):
     """Tanh-squashed Gaussian with a log-std in [-20, 2] that depends on the state."""
 
-    action_low: Tensor
-    action_high: Tensor
-
-    def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
-        self.net = MLP(obs_dim, 2 * action_dim, hidden_size, hidden_layers)
-        self.register_buffer("action_low", -torch.ones(action_dim))
-        self.register_buffer("action_high", torch.ones(action_dim))
+    outputs = 2
 
     def forward(self, obs: Tensor) -> Squashed:
         mean, log_std = self.net(self.normalize(obs)).chunk(2, -1)
         return Squashed(mean, log_std.clamp(-20, 2), self.action_low, self.action_high)
 
 
-class GreedyPolicy(Head):
+class GreedyPolicy(Stretched, Head):
     """Q(s, .) over discrete actions, stretched to the returns of the data; the best one acts."""
 
-    return_mean: Tensor
-    return_std: Tensor
-
     def __init__(self, obs_dim: int, action_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         self.net = MLP(obs_dim, action_dim, hidden_size, hidden_layers)
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
     def forward(self, obs: Tensor) -> Greedy:
-        return Greedy(self.return_mean + self.return_std * self.net(self.normalize(obs)))
+        return Greedy(self.stretch(self.net(self.normalize(obs))))
 
 
-class Critic(nn.Module):
+class Critic(Stretched):
     """Q(s, a) of M members, [M, B]: actions are taken in units of their half range."""
 
     action_low: Tensor
     action_high: Tensor
-    return_mean: Tensor
-    return_std: Tensor
 
     def __init__(
         self,
@@ -250,28 +274,22 @@ class Critic(nn.Module):
         members: int = 2,
         layer_norm: bool = False,
     ) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         width = obs_dim + action_dim
         self.net = Ensemble(members, width, 1, hidden_size, hidden_layers, layer_norm)
         self.register_buffer("action_low", -torch.ones(action_dim))
         self.register_buffer("action_high", torch.ones(action_dim))
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
-    def forward(self, obs: Tensor, action: Tensor, members: int | None = None) -> Tensor:
-        """Values of the first `members`, of all by default."""
+    def forward(self, obs: Tensor, action: Tensor, members: Members = None) -> Tensor:
+        """Values of some `members`, of all by default."""
         half = (self.action_high - self.action_low) / 2
         scaled = (action - self.action_low) / half - 1
         out = self.net(torch.cat([self.normalize(obs), scaled], -1), members).squeeze(-1)
-        return self.return_mean + self.return_std * out
+        return self.stretch(out)
 
 
-class DiscreteCritic(nn.Module):
+class DiscreteCritic(Stretched):
     """Q(s, .) of M members over n actions, [M, B, n]."""
-
-    return_mean: Tensor
-    return_std: Tensor
 
     def __init__(
         self,
@@ -282,16 +300,13 @@ class DiscreteCritic(nn.Module):
         members: int = 2,
         layer_norm: bool = False,
     ) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         self.net = Ensemble(members, obs_dim, action_dim, hidden_size, hidden_layers, layer_norm)
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
-    def forward(self, obs: Tensor, members: int | None = None) -> Tensor:
-        """Values of the first `members`, of all by default."""
+    def forward(self, obs: Tensor, members: Members = None) -> Tensor:
+        """Values of some `members`, of all by default."""
         out = self.net(self.normalize(obs), members)
-        return self.return_mean + self.return_std * out
+        return self.stretch(out)
 
 
 class Scalar(nn.Module):
@@ -305,21 +320,15 @@ class Scalar(nn.Module):
         return self.value
 
 
-class Value(nn.Module):
+class Value(Stretched):
     """V(s), [B]: a network whose output is stretched to the returns of the training data."""
 
-    return_mean: Tensor
-    return_std: Tensor
-
     def __init__(self, obs_dim: int, hidden_size: int, hidden_layers: int) -> None:
-        super().__init__()
-        self.normalize = Normalize(obs_dim)
+        super().__init__(obs_dim)
         self.net = MLP(obs_dim, 1, hidden_size, hidden_layers)
-        self.register_buffer("return_mean", torch.zeros(()))
-        self.register_buffer("return_std", torch.ones(()))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.return_mean + self.return_std * self.net(self.normalize(obs)).squeeze(-1)
+        return self.stretch(self.net(self.normalize(obs)).squeeze(-1))
 
 
 HEADS: dict[str, type[Head]] = {

@@ -221,17 +221,26 @@ def test_columns_are_computed_at_refreshes_and_once_more_where_a_run_goes_on():
     assert calls == [12, 24]
 
 
+# As RLPD has it: of many critics a few count in each step, and the policy moves in every third.
+MANY = {
+    "critics": 4, "target_critics": 2, "follow_mean": True, "layer_norm": True, "policy_period": 3,
+}  # fmt: skip
+
+
 @TORCHS_OWN_WARNING
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "stages"), [("bc", 1), ("awr", 2), ("iwpg", 3)])
+@pytest.mark.parametrize(
+    ("name", "stages", "settings"),
+    [("bc", 1, {}), ("awr", 2, {}), ("iwpg", 3, {}), ("sac", 2, MANY), ("td3", 2, MANY)],
+)
 def test_each_stage_is_one_graph_and_resuming_or_another_seed_adds_none(
-    name: str, stages: int, tmp_path: Path
+    name: str, stages: int, settings: dict[str, Any], tmp_path: Path
 ):
     from torch._dynamo.utils import counters
 
     from offrl import checkpoint
 
-    trial = Trial(get(name), discrete=False, dtype=torch.float32)
+    trial = Trial(get(name), discrete=False, dtype=torch.float32, settings=settings)
     modules, sampler, begin = trial.begin()
     update = make_update(trial.algorithm, modules, compiled=True)
     counters.clear()

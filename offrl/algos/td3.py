@@ -15,7 +15,7 @@ from typing import final
 from torch import Tensor
 
 from offrl.batch import Batch
-from offrl.critics import Delayed, DelayedConfig, climb, least_error, smoothed_action
+from offrl.critics import Delayed, DelayedConfig, climb, counted, least_error, smoothed_action
 from offrl.learner import Metrics, Nets
 
 
@@ -31,8 +31,9 @@ class TD3(Delayed[DelayedConfig]):
 
     def critic_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared error of every critic against the least of the target critics."""
-        return least_error(nets, batch, smoothed_action(nets, batch), self.config.discount)
+        next_action, members = smoothed_action(nets, batch), counted(self.config, batch)
+        return least_error(nets, batch, next_action, self.config.discount, members)
 
     def policy_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
-        """-Q_1(s, pi(s))."""
-        return climb(nets, batch)
+        """-Q_1(s, pi(s)), or the mean of all critics for Q_1."""
+        return climb(nets, batch, self.config.follow_mean)

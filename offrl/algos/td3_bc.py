@@ -17,7 +17,7 @@ from torch import Tensor
 from offrl import losses
 from offrl.algorithm import TRACED, Peers
 from offrl.batch import Batch
-from offrl.critics import Delayed, DelayedConfig, least_error, smoothed_action
+from offrl.critics import Delayed, DelayedConfig, climbed, counted, least_error, smoothed_action
 from offrl.learner import Metrics, Nets
 
 
@@ -46,12 +46,13 @@ class TD3BC(Delayed[TD3BCConfig]):
 
     def critic_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """Squared error of every critic against the least of the target critics."""
-        return least_error(nets, batch, smoothed_action(nets, batch), self.config.discount)
+        next_action, members = smoothed_action(nets, batch), counted(self.config, batch)
+        return least_error(nets, batch, next_action, self.config.discount, members)
 
     def policy_loss(self, nets: Nets, batch: Batch) -> tuple[Tensor, Metrics]:
         """-Q_1(s, pi(s)) in units of its own size, and the squared distance from the log."""
         pi = nets.policy(batch.obs)
-        q = nets.critic(batch.obs, pi.action, 1)
+        q = climbed(nets, batch, pi.action, self.config.follow_mean)
         climb = losses.relative_value(q, nets.scalar("q_weight"))
         distance = ((pi.action - batch.action) / pi.half).square().mean()
         loss = distance - climb

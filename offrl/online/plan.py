@@ -102,6 +102,7 @@ def resolve(
     config = _config(algorithm, table, parent, also=SETTINGS)
     given = {**file.get("online", {}), **(online or {})}
     schedule = scheduled(algorithm.acts, given, env_steps, scratch=parent is None)
+    schedule.check(config)
     steps = schedule.gradient_steps(env_steps, algorithm(config, spec))
     if steps < 1:
         raise ConfigError(

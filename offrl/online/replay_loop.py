@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from offrl.batch import Batch, Table
-from offrl.learner import Learner, Progress, check_finite
+from offrl.learner import Learner, Progress, State, check_finite
 from offrl.online.acting import Alone, alone
 from offrl.online.exploring import anything, exploring
 from offrl.online.loop import LIVED, LOGGED, Loop
@@ -78,9 +78,20 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
         due = int(after * self.online.updates_per_step) if after > 0 else 0
         while self.now.step < due:
             step, stage = self.now.step, self.algorithm.stage(self.now.step)
-            state, metrics = self.update(self.now.state, self._batch(step), stage)
+            state, metrics = self.update(self._annealed(), self._batch(step), stage)
             check_finite(metrics, step)
             self.now = Progress(step + 1, state, state, metrics)
+
+    def _annealed(self) -> State:
+        """The state, with the setting that is annealed at the value of this env_step."""
+        name, state = self.online.anneal, self.now.state
+        if not name:
+            return state
+        first, last = getattr(self.algorithm.config, name), self.online.anneal_to
+        steps = self.online.anneal_steps or self.env_steps - self.online.warmup
+        share = min(1.0, (self.env_step - self.online.warmup) / steps)
+        value = state["scalars"][name].new_tensor(first + (last - first) * share)
+        return {**state, "scalars": {**state["scalars"], name: value}}
 
     def _batch(self, step: int) -> Batch:
         """Row 0 ... are logged ones, a share `mix` of the batch; the rest were lived."""

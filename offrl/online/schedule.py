@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from offrl.algorithm import Algorithm, Configuration, Peers, configure
-from offrl.errors import ConfigError
+from offrl.algorithm import Algorithm, AlgorithmConfig, Configuration, Peers, configure
+from offrl.configuration import traced_settings
+from offrl.errors import ConfigError, suggest
 from offrl.lessons import Phase, RolloutAlgorithm
 
 SCRATCH_WARMUP = 10_000  # at most; short runs warm up for a twentieth of their steps
@@ -55,6 +56,9 @@ class OnlineConfig(Configuration, ABC):
     def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
         """Defaults that depend on the length of the run and on whether a log came before it."""
 
+    def check(self, config: AlgorithmConfig) -> None:
+        """Raise ConfigError where the algorithm's settings do not go with this schedule."""
+
     @abstractmethod
     def gradient_steps(self, env_steps: int, algorithm: Algorithm[Any]) -> int:
         """How many gradient steps a run of `env_steps` comes to."""
@@ -92,6 +96,11 @@ class ReplayConfig(OnlineConfig):
         "Steps in which epsilon falls from 1 to its value; 0: at once.",
         Peers("exploration_steps", "epsilon_decay_steps"),
     ] = 0
+    anneal: Annotated[
+        str, "A setting of the algorithm that changes in a straight line, such as conservatism."
+    ] = ""
+    anneal_to: Annotated[float, "What the annealed setting ends at."] = 0.0
+    anneal_steps: Annotated[int, "Steps after the warm-up in which it does; 0: all of them."] = 0
 
     def rules(self) -> dict[str, tuple[bool, str]]:
         return super().rules() | {
@@ -101,7 +110,23 @@ class ReplayConfig(OnlineConfig):
             "noise": (self.noise >= 0, "0 or more"),
             "epsilon": (0 <= self.epsilon <= 1, "a share from 0 to 1"),
             "epsilon_steps": (self.epsilon_steps >= 0, "0 or more"),
+            "anneal_steps": (self.anneal_steps >= 0, "0 or more"),
+            "anneal": (
+                bool(self.anneal) or (self.anneal_to, self.anneal_steps) == (0, 0),
+                "the name of a setting where anneal_to or anneal_steps is given",
+            ),
         }
+
+    def check(self, config: AlgorithmConfig) -> None:
+        if not self.anneal:
+            return
+        known = traced_settings(config)
+        if self.anneal not in known:
+            raise ConfigError(
+                f"'{self.anneal}' cannot change while it acts.{suggest(self.anneal, known)}",
+                f"What can be annealed here: {', '.join(sorted(known))}.",
+            )
+        replace(config, **{self.anneal: self.anneal_to})  # raises where it may not be that
 
     @classmethod
     def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:

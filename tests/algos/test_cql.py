@@ -166,7 +166,7 @@ class Nets:
         self.asked.append((obs, action))
         return obs[:, 0].expand(2, -1)
 
-    def target_critic(self, obs: Tensor, action: Tensor):
+    def target_critic(self, obs: Tensor, action: Tensor, members: None = None):
         return torch.stack([obs[:, 0], obs[:, 0] + 1])
 
     def scalar(self, name: str):

@@ -28,7 +28,7 @@ class Nets:
     def target_policy(self, obs: Tensor):
         return Deterministic(0.5 * torch.ones(len(obs), 1).double(), -ONE, ONE)
 
-    def target_critic(self, obs: Tensor, action: Tensor):
+    def target_critic(self, obs: Tensor, action: Tensor, members: None = None):
         return self.factors * action.squeeze(-1)
 
     def critic(self, obs: Tensor, action: Tensor):

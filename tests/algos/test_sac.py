@@ -88,7 +88,7 @@ NOISE = numbers((0.5 - 0.3) / 0.7)[None]
 def test_entropy_is_that_of_an_action_over_minus_one_to_one_whatever_its_bounds(half: float):
     log_prob, q = algorithm().expected(
         squashed(half),
-        lambda obs, action: torch.stack([action[:, 0], action[:, 0] + 1]),
+        lambda obs, action: torch.stack([action[:, 0], action[:, 0] + 1]).amin(0),
         NOISE,
         NOISE,
     )
@@ -107,7 +107,9 @@ VALUES = torch.stack([numbers(1.0, 4.0, 2.0), numbers(3.0, 2.0, 5.0)])  # of two
 
 def test_discrete_actions_are_summed_over():
     pi = Categorical(SHARES.log()[None])
-    log_prob, q = algorithm(discrete=True).expected(pi, lambda obs: VALUES[:, None], NOISE, None)
+    log_prob, q = algorithm(discrete=True).expected(
+        pi, lambda obs: VALUES[:, None].amin(0), NOISE, None
+    )
     assert float(log_prob) == pytest.approx(-1.0296530140645737, abs=1e-12)
     assert float(q) == pytest.approx(0.2 * 1 + 0.5 * 2 + 0.3 * 2, abs=1e-12)  # least, then mean
     wrong = (VALUES @ SHARES).amin()
@@ -120,7 +122,7 @@ class Nets:
     def policy(self, obs: Tensor):
         return squashed(2.0)
 
-    def target_critic(self, obs: Tensor, action: Tensor):
+    def target_critic(self, obs: Tensor, action: Tensor, members: None = None):
         return numbers(3.0, 4.0)[:, None].expand(-1, len(obs))
 
     def critic(self, obs: Tensor, action: Tensor):
@@ -144,6 +146,7 @@ def test_the_target_holds_the_entropy_of_the_next_action_and_none_after_a_termin
         assert float(metrics["critic/td_error"]) != pytest.approx(wrong, abs=1e-2)
 
 
+COOLING = [(400, 0.02), (600, 5e-3), (300, 1e-3)]
 SOFT = MDP(
     transition=np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.1, 0.9]]]),
     reward=np.array([[0.0, 1.0], [2.0, -1.0]]),
@@ -154,9 +157,8 @@ SOFT = MDP(
 
 def test_on_a_whole_log_it_reaches_soft_optimal_values_and_the_entropy_aimed_at():
     log = exact_log(SOFT, np.full((2, 2), 0.5), parts=20)
-    cooling = [(400, 0.02), (600, 5e-3), (300, 1e-3)]
     settings: Any = {"discount": 0.5, "target_rate": 0.5, "entropy_share": 0.7, "critics": 1}
-    found = Settled("sac", log, cooling, **settings)
+    found = Settled("sac", log, COOLING, **settings)
     temperature = float(found.nets.log_temperature().exp())
     q = v = np.zeros((2, 2))
     for _ in range(80):
@@ -169,6 +171,35 @@ def test_on_a_whole_log_it_reaches_soft_optimal_values_and_the_entropy_aimed_at(
     assert np.allclose(found.policy(), policy, atol=1e-4)
     entropy = -(policy * np.log(policy)).sum(1).mean()
     assert entropy == pytest.approx(0.7 * math.log(2), abs=1e-4)
+
+
+def likelier(entropy: float) -> float:
+    """The larger of two probabilities whose entropy is this."""
+
+    low, high = 0.5, 1 - 1e-12
+    for _ in range(60):
+        p = (low + high) / 2
+        more = -p * math.log(p) - (1 - p) * math.log(1 - p) > entropy
+        low, high = (p, high) if more else (low, p)
+    return low
+
+
+@pytest.mark.parametrize("share", [0.4, 0.8])
+def test_on_a_bandit_the_temperature_is_the_one_whose_softmax_has_the_entropy_aimed_at(
+    share: float,
+):
+    """Of two arms worth 3 and 1: T = 2 / log(p / (1 - p)), where p log p + (1-p) log (1-p) = -H."""
+    bandit = MDP(np.ones((1, 2, 1)), np.array([[3.0, 1.0]]), 0.0, np.array([1.0]))
+    log = exact_log(bandit, np.full((1, 2), 0.5), parts=4)
+    found = Settled("sac", log, COOLING, discount=0.0, entropy_share=share, critics=1)
+    aim = share * math.log(2)
+    p = likelier(aim)
+    exact = 2 / math.log(p / (1 - p))
+    temperature = float(found.nets.log_temperature().exp())
+    assert temperature == pytest.approx(exact, rel=2e-3)
+    assert found.policy()[0] == pytest.approx([p, 1 - p], abs=1e-3)
+    other = likelier(aim / 2)
+    assert temperature != pytest.approx(2 / math.log(other / (1 - other)), rel=0.1)
 
 
 def test_the_critics_learn_from_the_policy_after_its_step():

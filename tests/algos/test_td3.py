@@ -75,7 +75,7 @@ class Nets:
     def target_policy(self, obs: Tensor):
         return Deterministic(0.8 * torch.ones(len(obs), 1).double(), -ONE, ONE)
 
-    def target_critic(self, obs: Tensor, action: Tensor):
+    def target_critic(self, obs: Tensor, action: Tensor, members: None = None):
         self.asked.append(action)
         return self.values.expand(-1, len(obs))
 

@@ -2,15 +2,19 @@
 
 import importlib.util
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from named_tests import ROOT
 from training_runs import saved_dataset
 
 import offrl
+from offrl import checkpoint as checkpoints
 
 Type = Callable[..., Any]
 SMALL = ("--hidden-size", 8, "--batch-size", 16, "--eval-episodes", 1, "--warmup", 10)
@@ -127,3 +131,28 @@ def test_the_package_that_an_environment_lacks_is_named_before_anything_is_writt
     assert found.status == 1
     assert "try: pip install panda-gym" in found.err
     assert not Path("runs").exists()
+
+
+def recipe() -> list[list[str]]:
+    """The command lines of the RLPD section of docs/online.md."""
+    section = (ROOT / "docs" / "online.md").read_text().partition("\n## RLPD")[2]
+    section = section.partition("\n## ")[0]
+    return [shlex.split(line) for line in re.findall(r"^    (offrl .*)$", section, re.MULTILINE)]
+
+
+def test_the_recipe_of_rlpd_runs_as_it_is_written_but_smaller(type_: Type):
+    offrl.record("offrl/pendulum/medium-v0", env_steps=400)
+    first, second = recipe()
+    small = ("--hidden-size", 8, "--batch-size", 16)
+    assert type_(*first[1:], *small).status == 0
+    online = ("--env-steps", 60, "--warmup", 50, "--eval-episodes", 1, "--batch-size", 16, "--json")
+    found = type_(*second[1:], *online)
+    assert found.status == 0, found.err
+    assert found.json["steps"] == 200
+    config = offrl.load_run("runs/rlpd").run.config
+    asked = {"critics": 10, "target_critics": 2, "follow_mean": True, "layer_norm": True}
+    assert asked.items() <= config.items()
+    newest = checkpoints.newest(Path("runs/rlpd/seed_0"))
+    assert newest is not None
+    assert float(newest.tensors["state/adam/policy/t"]) == 200 / 20 + 1
+    assert float(newest.tensors["state/adam/critic/t"]) == 200 + 1
