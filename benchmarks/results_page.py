@@ -17,14 +17,15 @@ from offrl.sweeps.table import summary_of
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "benchmarks" / "results" / "offline.parquet"
 PAGE = ROOT / "docs" / "results.md"
+NOTES = ROOT / "benchmarks" / "results" / "offline.md"  # what was found behind the numbers
 HEAD = """\
 # Results
 
 Written by `make results` from [`{table}`](../{table}), the table of `offrl sweep` on
-[`benchmarks/results/offline.toml`](../benchmarks/results/offline.toml): no number on this page is
+[`benchmarks/results/offline.toml`](../benchmarks/results/offline.toml): no number in its tables is
 typed. {finished} of {trials} trials finished; each took {steps} gradient steps of {batch}
-transitions with {layers}x{width} units, {hours:.1f} processor hours of training in all. The last
-checkpoint acts, for {episodes} episodes a seed. Return is the mean over seeds; brackets hold the
+transitions with {layers}x{width} units, {hours:.1f} hours of training in all, on shared cores. The
+last checkpoint acts, for {episodes} episodes a seed. Return is the mean over seeds; brackets hold the
 95 % Student t interval over seeds, which with few seeds is wide. Score: 0 is random, 100 is expert.
 Two algorithms whose intervals overlap have not been told apart.
 
@@ -70,6 +71,8 @@ def page_of(path: Path) -> str:
             for row in broken
         )
         parts.append(FAILED.format(rows="\n".join(lines)))
+    if NOTES.is_file():
+        parts.append("\n" + NOTES.read_text(encoding="utf-8"))
     return "".join(parts)
 
 

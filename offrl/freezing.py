@@ -139,6 +139,7 @@ def warnings(learner: Learner) -> tuple[str, ...]:
         return ()
     return (
         f"The mean ratio is {mean:.3g}, where it should be 1, at an effective sample size of"
-        f" {ess:.2g} of the data; the logged probabilities do not belong to these actions."
-        " Use --behavior fitted.",
+        f" {ess:.2g} of the data: either the logged probabilities do not belong to these actions,"
+        " or those who acted kept to so few actions (or so often to the bounds) that the policy"
+        " mostly acts where they did not. Use --behavior fitted.",
     )

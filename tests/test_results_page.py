@@ -43,7 +43,7 @@ def test_means_and_intervals_come_from_the_rows_and_failures_are_listed(tmp_path
     )
     assert "3 of 4 trials finished" in page
     assert "2,000 gradient steps of 256" in page
-    assert "1.5 processor hours" in page
+    assert "1.5 hours" in page
     # mean 11, s = 1.414, t = 12.706 at one degree of freedom: 11 +- 12.7
     assert "| awr | 2 of 2 | 11.0 | [-1.7, 23.7] | 55.0 | [-8.5, 118.5] |" in page
     assert "| bc | 1 of 2 | 1.0 | - | 5.0 | - |" in page
