@@ -53,7 +53,7 @@ def both(tmp_path: Path) -> tuple[str, str]:
     return "runs/poor", "runs/good"
 
 
-@pytest.mark.parametrize("by", ["fqe", "wis"])
+@pytest.mark.parametrize("by", [pytest.param("fqe", marks=pytest.mark.slow), "wis"])
 def test_the_run_that_takes_the_better_arm_is_chosen_by_episodes_that_nobody_acts_in(
     both: tuple[str, str], by: str
 ) -> None:
