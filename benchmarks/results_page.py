@@ -24,10 +24,10 @@ HEAD = """\
 Written by `make results` from [`{table}`](../{table}), the table of `offrl sweep` on
 [`benchmarks/results/offline.toml`](../benchmarks/results/offline.toml): no number in its tables is
 typed. {finished} of {trials} trials finished; each took {steps} gradient steps of {batch}
-transitions with {layers}x{width} units, {hours:.1f} hours of training in all, on shared cores. The
-last checkpoint acts, for {episodes} episodes a seed. Return is the mean over seeds; brackets hold the
-95 % Student t interval over seeds, which with few seeds is wide. Score: 0 is random, 100 is expert.
-Two algorithms whose intervals overlap have not been told apart.
+transitions with {layers}x{width} units, {hours:.1f} hours of training in all, on shared cores.
+The last checkpoint acts, for {episodes} episodes a seed. Return is the mean over seeds; brackets
+hold the 95 % Student t interval over seeds, which with few seeds is wide. Score: 0 is random, 100
+is expert. Two algorithms whose intervals overlap have not been told apart.
 
 {versions}
 """
