@@ -5,6 +5,7 @@ here is made, with the dataset's keyword arguments only where its entry point is
 entry points, wrappers and `module:Id` of metadata are never imported unless the user trusts it.
 """
 
+import dataclasses
 import difflib
 import importlib
 import importlib.metadata
@@ -111,6 +112,13 @@ def env_for(dataset: DescribesEnv, *, trust_env: bool = False) -> gymnasium.Env[
     return env
 
 
+def plain_spec(env: gymnasium.Env[Any, Any]) -> EnvSpec | None:
+    """Return the spec of an environment as a dataset should name it."""
+    # `make_env` goes without gymnasium's checker; that is no property of the environment.
+    spec = env.spec
+    return None if spec is None else dataclasses.replace(spec, disable_env_checker=False)
+
+
 def env_description(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the metadata's eval_env_spec, else its env_spec, as plain data; None without both."""
     for key in ("eval_env_spec", "env_spec"):
@@ -146,6 +154,14 @@ def register(id: str) -> None:
             if id not in gymnasium.registry and hook is not None:
                 hook()
         return
+
+
+def made_anywhere(id: str) -> bool:
+    """Return whether another process can make `id` too: it was not registered in this one alone."""
+    known = gymnasium.registry.get(id.partition(":")[2] or id)
+    entry = None if known is None else known.entry_point
+    ours = isinstance(entry, str) and entry.startswith("gymnasium.")
+    return ":" in id or ours or any(pattern.fullmatch(id) for _, _, pattern in PACKAGES)
 
 
 def check_spaces(env: gymnasium.Env[Any, Any], spec: Spec) -> None:

@@ -19,11 +19,12 @@ from offrl.algos import get, source_of
 from offrl.checkpoint import TrainedRun
 from offrl.data.dataset import Dataset
 from offrl.data.durable import write_file
+from offrl.driving import locked
 from offrl.errors import ConfigError
 from offrl.events import Endings, Event
 from offrl.plan import Plan, beside, resolve
 from offrl.run import FORMAT, SETTINGS, read_toml
-from offrl.training import locked, train_together
+from offrl.training import train_together
 
 PAGE = "grid.toml"
 Grid = Mapping[str, Sequence[float]]

@@ -5,16 +5,14 @@ Progress bars, metrics.csv, TensorBoard and early stopping are consumers of the 
 
 import copy
 import logging
-import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import tomli_w
 import torch
@@ -22,13 +20,13 @@ from torch import Tensor, nn
 
 from offrl import checkpoint as checkpoints
 from offrl.algorithm import Algorithm, constant_features, start
-from offrl.algos import source_of
 from offrl.batch import Table
 from offrl.checkpoint import TrainedRun
 from offrl.data.dataset import Dataset
 from offrl.data.durable import write_file
+from offrl.driving import How, drive, locked
 from offrl.environments import env_for
-from offrl.errors import ConfigError, EnvError, LockedError, NumericsError, OffrlError, WorkError
+from offrl.errors import EnvError, NumericsError, OffrlError, WorkError
 from offrl.evaluation.evaluate import evaluate
 from offrl.events import (
     Diverged,
@@ -46,15 +44,14 @@ from offrl.learner import Learner, Progress, State, Update, make_update, steps
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.nn import set_precision
 from offrl.outcome import Outcome
-from offrl.plan import Plan, resolve
+from offrl.plan import Plan, beside, resolve
 from offrl.policy import Policy, threads
-from offrl.run import FORMAT, Run, read_toml
+from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
 from offrl.tracking import Tracking
-from offrl.workers import Job, how_many, spread, work
+from offrl.workers import Job, work
 
 _LOG = logging.getLogger("offrl")
-WAIT = 10.0  # seconds for a lock: a worker of a killed run needs a moment to save and end
 
 
 def fit(
@@ -142,31 +139,14 @@ def train_together(plans: Sequence[Plan]) -> Generator[tuple[Plan, Event]]:
 
     Every run has the bits that it has by itself. Writes the folders and raises as `train` does.
     """
-    with ExitStack() as locks:
-        for plan in plans:
-            locks.enter_context(locked(plan.dir))
-            write_run(plan.run, plan.dir, plan.resumed)
-        jobs = [(plan, seed) for plan in plans for seed in plan.run.settings.seeds]
-        n = how_many(*plans)
-        shares = [jobs[k::n] for k in range(n)]  # each is taken in turn by one process
-        outcomes = {plan.dir: Outcome(plan) for plan in plans}
-        run = spread(shares) if n > 1 else _named(jobs)
-        with closing(run):
-            for plan, event in run:
-                warned = outcomes[plan.dir].take(event)
-                yield plan, event
-                if warned is not None:
-                    yield plan, warned
-        for plan in plans:
-            if outcomes[plan.dir].worked or not (plan.dir / "result.json").exists():
-                mine = [[seed for one, seed in share if one is plan] for share in shares]
-                outcomes[plan.dir].write(mine)
+    yield from drive(plans, How(train_jobs, Outcome, "offrl.training"))
 
 
-def _named(jobs: Sequence[Job]) -> Generator[tuple[Plan, Event]]:
-    with closing(train_jobs(jobs)) as events:
-        for job, event in events:
-            yield jobs[job][0], event
+def _opened(algo: str, folders: list[str]) -> dict[str, Plan]:
+    """The runs of these folders, all of them on the data that the first one opened."""
+    first = resolve(algo, out=folders[0], resume=True)
+    rest = {folder: beside(first, out=folder, resume=True) for folder in folders[1:]}
+    return {folders[0]: first, **rest}
 
 
 def train_jobs(jobs: Sequence[Job]) -> Generator[tuple[int, Event]]:
@@ -350,37 +330,5 @@ class _Job:
         ).to_dict()
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, made where it is not there, for this process alone; else LockedError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        lock.acquire(timeout=WAIT)
-    except filelock.Timeout:
-        raise LockedError(
-            f"Another process is training in {folder}.", "Wait for it, or give another --out."
-        ) from None
-    except OSError as error:
-        raise OffrlError(
-            f"{folder} cannot be written: {error.strerror or error}.", "Give another --out."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def write_run(run: Run, folder: Path, resumed: bool) -> None:
-    """Write run.toml, and a copy of the user's algorithm, into a folder that has none yet."""
-    if resumed:
-        return
-    if (folder / "run.toml").exists():  # another run took the folder since it was looked at
-        raise ConfigError(f"The folder {folder} is occupied.", "Give another --out.")
-    if source := source_of(run.settings.algo):
-        shutil.copyfile(source, folder / "algorithm.py")
-    write_file(folder / "run.toml", run.to_toml().encode())
-
-
 if __name__ == "__main__":
-    sys.exit(work(sys.argv[1:], train_jobs))
+    sys.exit(work(sys.argv[1:], _opened, train_jobs))

@@ -39,6 +39,48 @@ class Span(NamedTuple):
     high: float
 
 
+class Extremes(NamedTuple):
+    """The smallest and largest rewards so far, and 0: of steps that go on, and of last ones."""
+
+    on_low: float = 0.0
+    on_high: float = 0.0
+    last_low: float = 0.0
+    last_high: float = 0.0
+
+    def seen(self, reward: np.ndarray, end: np.ndarray) -> "Extremes":
+        """These and the rewards [N] of steps, of which `end` [N] terminated."""
+        on, last = reward[~end], reward[end]
+        return Extremes(
+            float(on.min(initial=self.on_low)),
+            float(on.max(initial=self.on_high)),
+            float(last.min(initial=self.last_low)),
+            float(last.max(initial=self.last_high)),
+        )
+
+    def possible(self, discount: float) -> Span:
+        """What any policy can earn with such rewards."""
+        # Going on for a while and then ending earns a weighted mean of both, so no more than one.
+        horizon = math.inf if discount == 1 else 1 / (1 - discount)
+        low, high = (bound * horizon if bound else 0.0 for bound in (self.on_low, self.on_high))
+        return Span(min(low, self.last_low), max(high, self.last_high))
+
+
+class Words(NamedTuple):
+    """What a warning calls the rewards and the actions that are known, and what it advises."""
+
+    rewards: str = "of this log"
+    actions: str = "logged"
+    advice: str = "take an algorithm that stays near the log (td3-bc, iql, cql)."
+
+
+LIVED = Words(
+    "seen so far",
+    "remembered",
+    "start again with a smaller --lr, fewer --updates-per-step or --layer-norm true, or go on from"
+    " an earlier checkpoint.",
+)
+
+
 @dataclass(frozen=True)
 class Earnings:
     """What can be earned at a discount: by any policy, and by those of the log."""
@@ -50,13 +92,8 @@ class Earnings:
     @classmethod
     def of(cls, data: Transitions, discount: float) -> "Earnings":
         """The earnings of a log."""
-        reward, end = data.reward, data.terminated
-        horizon = math.inf if discount == 1 else 1 / (1 - discount)
-        on, last = reward[~end], reward[end]
-        # Going on for a while and then ending earns a weighted mean of both, so no more than one.
-        goes_on = (float(on.min(initial=0)), float(on.max(initial=0)))
-        low, high = (bound * horizon if bound else 0.0 for bound in goes_on)
-        possible = Span(min(low, *last.tolist(), 0.0), max(high, *last.tolist(), 0.0))
+        reward = data.reward
+        possible = Extremes().seen(reward, data.terminated).possible(discount)
         carry = np.full(len(data), discount)
         carry[data.starts[1:] - 1] = 0.0
         returns = discounted_sums(torch.as_tensor(reward), torch.as_tensor(carry))
@@ -75,8 +112,8 @@ class _Seen:
 class Watch:
     """Sees the metrics of every seed of a run, and says in words where they cannot be true."""
 
-    def __init__(self, earnings: Callable[[], Earnings]) -> None:
-        self._make, self._earnings = earnings, None
+    def __init__(self, earnings: Callable[[], Earnings], words: Words | None = None) -> None:
+        self._make, self._earnings, self._words = earnings, None, words or Words()
         self._seeds: dict[int, _Seen] = {}
 
     @property
@@ -86,8 +123,14 @@ class Watch:
             self._earnings = self._make()
         return self._earnings
 
-    def see(self, seed: int, step: int, metrics: Mapping[str, float]) -> str | None:
-        """A warning, the first time that a seed's values are beyond what is possible."""
+    def see(
+        self, seed: int, step: int, metrics: Mapping[str, float], known: Earnings | None = None
+    ) -> str | None:
+        """A warning, the first time that a seed's values are beyond what is possible.
+
+        `known` are the earnings from here on, where they grow as more is lived.
+        """
+        self._earnings = known or self._earnings
         if not any(name in metrics for name in (*MEANS, LARGEST)):
             return None
         seen = self._seeds.setdefault(seed, _Seen())
@@ -126,10 +169,12 @@ class Watch:
         for name in MEANS:
             value = metrics.get(name, high)
             if not value <= high + room:
-                whose = "the policy's" if name.startswith("policy") else "the logged"
+                whose = (
+                    "the policy's" if name.startswith("policy") else f"the {self._words.actions}"
+                )
                 return (
                     f"over-estimates: the mean value of {whose} actions is {value:.4g}, and no "
-                    f"policy can earn more than {high:.4g} with the rewards of this log"
+                    f"policy can earn more than {high:.4g} with the rewards {self._words.rewards}"
                 )
         value = metrics.get("policy/q_mean", best)
         away = max(metrics.get(name, 0.0) for name in DISTANCES)
@@ -142,7 +187,7 @@ class Watch:
         if not largest <= FAR * size:
             return (
                 f"has run away: values reach {largest:.4g} in size, and no policy can earn more "
-                f"than {size:.4g} with the rewards of this log"
+                f"than {size:.4g} with the rewards {self._words.rewards}"
             )
         return ""
 
@@ -160,6 +205,5 @@ class Watch:
         since = "" if seen.first == seen.step else f" (first at step {seen.first})"
         return (
             f"Seed {seed} at step {seen.step}{since} {seen.beyond}, at discount "
-            f"{self.earnings.discount:g}.{far} Do not trust its policy: take an algorithm that "
-            "stays near the log (td3-bc, iql, cql)."
+            f"{self.earnings.discount:g}.{far} Do not trust its policy: {self._words.advice}"
         )

@@ -1,8 +1,9 @@
 """Seeds in processes of their own: one thread each, so every seed has the bits of a lone run.
 
-A worker is `python -m offrl.training ALGO RUN SEED [RUN SEED ...]`: it opens the runs that its
-parent resolved, trains those seeds and prints one JSON event a line. When its standard input
-closes, because the parent stops or was killed, it saves where it stands and ends.
+A worker is `python -m MODULE ALGO RUN SEED [RUN SEED ...]`, MODULE being `offrl.training` or
+`offrl.online.training`: it opens the runs that its parent resolved, trains those seeds and prints
+one JSON event a line. When its standard input closes, because the parent stops or was killed, it
+saves where it stands and ends.
 """
 
 import _thread
@@ -14,24 +15,49 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from offrl import errors
 from offrl.errors import OffrlError
 from offrl.events import Event, Started, from_dict, to_dict
-from offrl.plan import Plan, beside, resolve
+from offrl.run import Run
 
 SPREAD_FROM = 20_000  # steps of all seeds together that pay for starting processes
 GRACE = 8.0  # seconds in which a worker saves and ends once its parent is gone
 
 
-Job = tuple[Plan, int]  # one seed of a run
+class Planned(Protocol):
+    """A resolved run, whatever it learns from."""
+
+    @property
+    def run(self) -> Run:
+        """What was decided of it."""
+        ...
+
+    @property
+    def dir(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def resumed(self) -> bool:
+        """Whether it goes on with what its folder holds."""
+        ...
+
+    @property
+    def reopens(self) -> bool:
+        """Whether another process can open what it learns from."""
+        ...
 
 
-def how_many(*plans: Plan) -> int:
+Job = tuple[Any, int]  # one seed of a Planned
+
+
+def how_many(*plans: Planned) -> int:
     """Processes worth starting for runs together: 1 where only this one has their data."""
     plan, settings = plans[0], plans[0].run.settings
     jobs = sum(len(one.run.settings.seeds) for one in plans)
@@ -42,13 +68,17 @@ def how_many(*plans: Plan) -> int:
     return max(1, min(jobs, (cores or 1) // settings.threads))
 
 
-def spread(shares: Sequence[Sequence[Job]]) -> Generator[tuple[Plan, Event]]:
+def spread(
+    shares: Sequence[Sequence[Job]], module: str, words: Sequence[str] = ()
+) -> Generator[tuple[Planned, Event]]:
     """The events of all jobs, as they come, from a process for each share of them.
+
+    `module` is the program of the processes; `words` come before those that name the jobs.
 
     A process that dies takes only its own jobs along; raises OffrlError once the others are done.
     """
     lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
-    processes = [_start(share) for share in shares]
+    processes = [_start(share, module, words) for share in shares]
     readers = [
         threading.Thread(target=_forward, args=(process.stdout, k, lines), daemon=True)
         for k, process in enumerate(processes)
@@ -84,11 +114,11 @@ def spread(shares: Sequence[Sequence[Job]]) -> Generator[tuple[Plan, Event]]:
         raise faults[0]
 
 
-def _start(share: Sequence[Job]) -> "subprocess.Popen[str]":
+def _start(share: Sequence[Job], module: str, words: Sequence[str]) -> "subprocess.Popen[str]":
     pairs = [(str(plan.dir), str(seed)) for plan, seed in share]
-    words = [share[0][0].run.settings.algo, *(word for pair in pairs for word in pair)]
+    named = [share[0][0].run.settings.algo, *(word for pair in pairs for word in pair)]
     return subprocess.Popen(
-        [sys.executable, "-m", "offrl.training", *words],
+        [sys.executable, "-m", module, *words, *named],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -114,19 +144,20 @@ def _fault(
 
 
 def work(
-    words: list[str], train_jobs: Callable[[Sequence[Job]], Iterator[tuple[int, Event]]]
+    words: list[str],
+    opened: Callable[[str, list[str]], Mapping[str, Any]],
+    train_jobs: Callable[[Sequence[Job]], Iterator[tuple[int, Event]]],
 ) -> int:
-    """Train what ALGO RUN SEED [RUN SEED ...] names; the exit status."""
+    """Train what ALGO RUN SEED [RUN SEED ...] names; the exit status.
+
+    `opened` gives the runs of an algorithm by their folders.
+    """
     algo, folders, seeds = words[0], words[1::2], words[2::2]
     stop_with_parent()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints must not be read as an event
     try:
-        first = resolve(algo, out=folders[0], resume=True)
-        plans = {folders[0]: first}
-        for folder in folders:
-            if folder not in plans:
-                plans[folder] = beside(first, out=folder, resume=True)
+        plans = opened(algo, list(dict.fromkeys(folders)))
         jobs = [(plans[folder], int(seed)) for folder, seed in zip(folders, seeds, strict=True)]
         for job, event in train_jobs(jobs):
             print(json.dumps({"job": job, **to_dict(event)}), file=events, flush=True)

@@ -23,7 +23,7 @@ from training_runs import (
     tree,
 )
 
-from offrl import checkpoint, training, workers
+from offrl import checkpoint, driving, training, workers
 from offrl.algos import get
 from offrl.checkpoint import newest
 from offrl.data.dataset import Dataset
@@ -278,7 +278,7 @@ def test_a_run_uses_the_threads_it_says_and_gives_them_back(tmp_path: Path):
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training, "WAIT", 0.1)
+    monkeypatch.setattr(driving, "WAIT", 0.1)
     saved_dataset()
     plan = resolve("bc", REF, out=tmp_path / "run", steps=60, compile="off")
     events = train(plan)

@@ -7,11 +7,11 @@ import typer
 
 from offrl_cli.commands import Command, command
 from offrl_cli.data import summary_blocks
-from offrl_cli.finetune import STEP_TIMEOUT
+from offrl_cli.options import StepTimeout
 from offrl_cli.output import Answer, quoted
 from offrl_cli.progress import Counter
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, positive, seconds
+from offrl_cli.values import natural, positive
 
 RECIPE = "A shipped recipe (offrl/pendulum/medium-v0; offrl data list names them) or a TOML file."
 ENV = "Environment id, where no recipe is given."
@@ -81,9 +81,7 @@ def register(app: typer.Typer) -> None:
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
         workers: Annotated[int, typer.Option(metavar="K", parser=positive, help=WORKERS)] = 1,
-        step_timeout: Annotated[
-            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
-        ] = None,
+        step_timeout: StepTimeout = None,
         trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
     ) -> Answer:
         """Make a dataset by acting.

@@ -8,11 +8,11 @@ import typer
 
 from offrl.errors import ConfigError
 from offrl_cli.commands import Command, command
-from offrl_cli.finetune import STEP_TIMEOUT
+from offrl_cli.options import StepTimeout
 from offrl_cli.output import Answer, Pairs, interval, number, quoted, spread
 from offrl_cli.progress import Counter
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, positive, seconds
+from offrl_cli.values import natural, positive
 
 RUN = "A run's folder (all its seeds), or one of its seeds: RUN/seed_3."
 ENV = "Environment id; by default the one that the dataset names."
@@ -60,9 +60,7 @@ def register(app: typer.Typer) -> None:
         n_envs: Annotated[
             int | None, typer.Option(metavar="K", parser=positive, help=N_ENVS)
         ] = None,
-        step_timeout: Annotated[
-            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
-        ] = None,
+        step_timeout: StepTimeout = None,
         trust_env: Annotated[bool, typer.Option("--trust-env", help=TRUST_ENV)] = False,
     ) -> Answer:
         """Evaluate a run in its environment."""

@@ -10,10 +10,11 @@ from offrl.errors import ConfigError, NotFoundError, OffrlError
 from offrl.events import Endings
 from offrl_cli.commands import command
 from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code, named_algorithm, value_of
+from offrl_cli.options import Compile, Device, Precision, Seed, StepTimeout, Threads, Track
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, one_of, positive, seconds, seeds_of
+from offrl_cli.values import positive, seeds_of
 
 if TYPE_CHECKING:
     from offrl.online.plan import OnlinePlan
@@ -22,12 +23,6 @@ RUN = "The run whose policy goes on learning (all its seeds), or one of them: RU
 ENV = "The environment to act in."
 ENV_STEPS = "Steps to take in it, for each seed."
 SEEDS = "Several seeds of the run: 0-7, or 0,3,5 [default: all]."
-DEVICE = "auto, cpu, cuda, cuda:1, mps ..."
-COMPILE = "Compile the update: auto does for long runs, where a C++ compiler is found."
-PRECISION = "Precision of the hidden layers."
-THREADS = "Threads of the processor; bits depend on it."
-TRACK = "Send the metrics to a tracking service too [default: nowhere]."
-STEP_TIMEOUT = "End an environment that takes longer for a step, in a process of its own."
 ALGO = "Code of yours, FILE.py:CLASS, where the run was trained by it."
 OUT = "Folder of the new run [default: runs/<algo>/<env>/<time>]."
 RESUME = "Go on with the run in --out; needs no other option."
@@ -76,26 +71,14 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(metavar="N", parser=positive, help=ENV_STEPS)
         ] = None,
         algo: Annotated[str | None, typer.Option(metavar="FILE.py:CLASS", help=ALGO)] = None,
-        seed: Annotated[int | None, typer.Option(metavar="S", parser=natural)] = None,
+        seed: Seed = None,
         seeds: Annotated[str | None, typer.Option(metavar="0-7", help=SEEDS)] = None,
-        device: Annotated[str | None, typer.Option(metavar="NAME", help=DEVICE)] = None,
-        compile: Annotated[
-            str | None,
-            typer.Option(metavar="auto|on|off", parser=one_of("auto", "on", "off"), help=COMPILE),
-        ] = None,
-        precision: Annotated[
-            str | None,
-            typer.Option(metavar="fp32|bf16", parser=one_of("fp32", "bf16"), help=PRECISION),
-        ] = None,
-        threads: Annotated[
-            int | None, typer.Option(metavar="N", parser=positive, help=THREADS)
-        ] = None,
-        step_timeout: Annotated[
-            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
-        ] = None,
-        track: Annotated[
-            str | None, typer.Option(metavar="wandb|mlflow|trackio", help=TRACK)
-        ] = None,
+        device: Device = None,
+        compile: Compile = None,
+        precision: Precision = None,
+        threads: Threads = None,
+        step_timeout: StepTimeout = None,
+        track: Track = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
@@ -156,8 +139,10 @@ def act(
             show(event)
             tell(event)
             endings.see(event)
-    endings.check(plan.dir)
     result = training.result_of(plan.dir)
+    for warning in result.get("warnings", ()):
+        note(f"warning: {warning}")
+    endings.check(plan.dir)
     pairs: dict[str, object] = {
         "run": result["run"],
         "algorithm": result["algo"],
@@ -167,6 +152,7 @@ def act(
         "deepest dip": number(result["dip"]),
         "return after": number(result["after"]),
         "regret": number(result["regret"], 3),
+        **{f"recorded, seed {k}": id for k, id in result["recorded"].items()},
         "env steps per second": number(result["env_steps_per_second"], 0),
         "seconds": number(result["wall_seconds"], 1),
     }
@@ -182,5 +168,7 @@ def _print(plan: "OnlinePlan") -> None:
         f" compile={settings.compile} precision={settings.precision}"
     )
     note("online: " + " ".join(f"{key}={value}" for key, value in vars(plan.online).items()))
-    note(f"{run.algorithm}: " + " ".join(f"{key}={value}" for key, value in run.config.items()))
+    unused: tuple[str, ...] = getattr(plan.algorithm, "of_log", ())
+    used = {key: value for key, value in run.config.items() if key not in unused}
+    note(f"{run.algorithm}: " + " ".join(f"{key}={value}" for key, value in used.items()))
     note(f"run: {plan.dir}{' (resumed)' if plan.resumed else ''}")

@@ -8,13 +8,14 @@ import typer
 from offrl.errors import ConfigError
 from offrl.events import Endings
 from offrl_cli.commands import command
-from offrl_cli.finetune import STEP_TIMEOUT, TRACK, act
+from offrl_cli.finetune import act
 from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
 from offrl_cli.grid import train_grid
+from offrl_cli.options import Compile, Device, Precision, Seed, StepTimeout, Threads, Track
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
-from offrl_cli.values import natural, one_of, positive, real, seconds, seeds_of
+from offrl_cli.values import one_of, positive, real, seeds_of
 
 if TYPE_CHECKING:
     from offrl.training import Plan
@@ -24,17 +25,12 @@ DATASET = "The dataset to learn from: its id or path."
 ENV = "Learn by acting in this environment, from scratch, in place of --dataset."
 ENV_STEPS = "Steps to take in --env, for each seed."
 STEPS = "Gradient steps [default: 100000]."
-SEED = "One seed."
 SEEDS = "Several seeds: 0-7, or 0,3,5."
 CONFIG = "TOML file of settings; RUN/run.toml repeats a run. Flags win over it."
 HOLDOUT = "Share of episodes that no loss sees [default: 0.2 without an environment, else 0]."
 EVAL_ENV = "Evaluate in this environment while training."
 EVAL_EVERY = "Gradient steps between evaluations."
 EVAL_EPISODES = "Episodes of each evaluation [default: 10]."
-DEVICE = "auto, cpu, cuda, cuda:1, mps ..."
-COMPILE = "Compile the update: auto does for long runs, where a C++ compiler is found."
-PRECISION = "Precision of the hidden layers."
-THREADS = "Threads of the processor; bits depend on it."
 NONFINITE = "Leave out episodes that hold NaN or infinite values, instead of refusing them."
 CLIP = "Clip actions outside the bounds of their space, instead of refusing them."
 SAVE_EVERY = "Gradient steps between checkpoints."
@@ -61,7 +57,7 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(metavar="N", parser=positive, help=ENV_STEPS)
         ] = None,
         steps: Annotated[int | None, typer.Option(metavar="N", parser=positive, help=STEPS)] = None,
-        seed: Annotated[int | None, typer.Option(metavar="S", parser=natural, help=SEED)] = None,
+        seed: Seed = None,
         seeds: Annotated[str | None, typer.Option(metavar="0-7", help=SEEDS)] = None,
         config: Annotated[Path | None, typer.Option(metavar="FILE", help=CONFIG)] = None,
         holdout: Annotated[
@@ -74,18 +70,10 @@ def register(app: typer.Typer) -> None:
         eval_episodes: Annotated[
             int | None, typer.Option(metavar="N", parser=positive, help=EVAL_EPISODES)
         ] = None,
-        device: Annotated[str | None, typer.Option(metavar="NAME", help=DEVICE)] = None,
-        compile: Annotated[
-            str | None,
-            typer.Option(metavar="auto|on|off", parser=one_of("auto", "on", "off"), help=COMPILE),
-        ] = None,
-        precision: Annotated[
-            str | None,
-            typer.Option(metavar="fp32|bf16", parser=one_of("fp32", "bf16"), help=PRECISION),
-        ] = None,
-        threads: Annotated[
-            int | None, typer.Option(metavar="N", parser=positive, help=THREADS)
-        ] = None,
+        device: Device = None,
+        compile: Compile = None,
+        precision: Precision = None,
+        threads: Threads = None,
         save_every: Annotated[
             int | None, typer.Option(metavar="N", parser=positive, help=SAVE_EVERY)
         ] = None,
@@ -98,12 +86,8 @@ def register(app: typer.Typer) -> None:
             typer.Option(metavar="drop-episode", parser=one_of("drop-episode"), help=NONFINITE),
         ] = None,
         clip_actions: Annotated[bool, typer.Option("--clip-actions", help=CLIP)] = False,
-        step_timeout: Annotated[
-            float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
-        ] = None,
-        track: Annotated[
-            str | None, typer.Option(metavar="wandb|mlflow|trackio", help=TRACK)
-        ] = None,
+        step_timeout: StepTimeout = None,
+        track: Track = None,
         grid: Annotated[list[str] | None, typer.Option(metavar="NAME=V,V", help=GRID)] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
 
 from offrl.collect.actors import Policy, actors_of, is_data, listed, spec_of
 from offrl.collect.agents import agent_source
@@ -29,6 +28,7 @@ from offrl.data.publishing import unfinished_folder
 from offrl.data.recipe import BehaviorSpec, Recipe, load_recipe
 from offrl.data.shards import read_manifest
 from offrl.data.writer import Writer, require_finite
+from offrl.environments import plain_spec
 from offrl.errors import ConfigError, CorruptDataError, UnsafeDataError, WorkError
 from offrl.guard import makers
 
@@ -84,7 +84,7 @@ def record(
             plan.name,
             world.observation_space,
             world.action_space,
-            env=_plain_spec(world),
+            env=plain_spec(world),
             metadata=_metadata(plan),
             overwrite=overwrite,
             resume=resume,
@@ -275,12 +275,6 @@ def _env_name(env: str | gymnasium.Env[Any, Any]) -> str:
     if isinstance(env, str):
         return env
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-
-
-def _plain_spec(world: gymnasium.Env[Any, Any]) -> EnvSpec | None:
-    # `make_env` goes without gymnasium's checker; that is no property of the environment.
-    spec = world.spec
-    return None if spec is None else dataclasses.replace(spec, disable_env_checker=False)
 
 
 def _metadata(plan: Recipe) -> dict[str, Any]:

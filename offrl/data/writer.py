@@ -135,6 +135,12 @@ class Writer:
         self._end(cut=True)
         self._commit(episode)
 
+    def flush(self) -> None:
+        """Put every finished episode on the disk, from where `resume` would take it."""
+        if self._pending:
+            self._workshop.commit(self._pending, self._totals.digests[-len(self._pending) :])
+            self._pending, self._pending_bytes = [], 0
+
     def close(self) -> "Dataset":
         """Publish what was recorded under the id and return it, opened from there.
 
@@ -150,7 +156,7 @@ class Writer:
                 raise ConfigError(
                     f"Nothing was recorded for {self.id}.", "Record at least one episode."
                 )
-            self._flush()
+            self.flush()
             path = self._workshop.publish()
         except BaseException as error:
             self._let_go(error)
@@ -165,7 +171,7 @@ class Writer:
             return
         self._open = None
         if self._keep:
-            self._flush()
+            self.flush()
         if self._keep and self.n_episodes:
             self._workshop.release()
         else:
@@ -223,12 +229,7 @@ class Writer:
         # that writing does not grow with their square.
         enough = max(self._shard_episodes, number // _SHARE_OF_ALL)
         if len(self._pending) >= enough or self._pending_bytes >= _SHARD_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._workshop.commit(self._pending, self._totals.digests[-len(self._pending) :])
-            self._pending, self._pending_bytes = [], 0
+            self.flush()
 
 
 def _reopened(path: Path, totals: Totals | None) -> "Dataset":

@@ -41,6 +41,14 @@ def exploring(distribution: Any, noise: float, epsilon: float) -> Any:
     return distribution
 
 
+def in_double(distribution: Any) -> Any:
+    """The distribution in float64, in which a score is exact to the rounding of the action."""
+    if not isinstance(distribution, tuple):  # of a network of one's own
+        return distribution
+    fields = (f.cpu().double() if isinstance(f, Tensor) else f for f in distribution)
+    return type(distribution)(*fields)
+
+
 def anything(distribution: Any) -> Any:
     """The uniform distribution over the actions that `distribution` is over."""
     if isinstance(distribution, Categorical | Greedy):

@@ -22,11 +22,14 @@ from offrl.data.spec import Spec
 from offrl.errors import NumericsError, OffrlError
 from offrl.events import Diverged, Evaluated, Event, RolledBack, Saved, Trained
 from offrl.learner import Progress, State, Update
+from offrl.online.exploring import in_double
 from offrl.online.floor import Floor
 from offrl.online.schedule import OnlineConfig
 from offrl.online.worlds import Lived, Worlds
 from offrl.sampler import mix
+from offrl.watch import Extremes
 
+POSSIBLE_LOW, POSSIBLE_HIGH = "online/possible_low", "online/possible_high"  # metrics
 _ACTING, LOGGED, LIVED = 3, 4, 5  # streams of draws, apart from those of offline training
 
 
@@ -76,6 +79,9 @@ class Loop(ABC, Generic[S, M]):
     logged_at: int = -1  # env_steps of the newest row, evaluation and checkpoint
     tried_at: int = -1
     saved_at: int = -1
+    extremes: Extremes = field(
+        default_factory=Extremes
+    )  # of the rewards of the log and of what was lived
     acting: bool = False  # whether some worlds may be a step ahead of others
 
     def events(self) -> Generator[Event]:
@@ -134,7 +140,8 @@ class Loop(ABC, Generic[S, M]):
         """Take one step in every world and remember it."""
         self.acting = True
         action, log_prob = self._acted(self._noise())
-        self._remember(self.worlds.step(action.numpy()), log_prob)
+        scores = self._scores(action) if self.worlds.recording else None
+        self._remember(self.worlds.step(action.numpy(), scores), log_prob)
         self.env_step += len(action)
         self.acting = False
 
@@ -154,6 +161,12 @@ class Loop(ABC, Generic[S, M]):
             action = acting.sample(noise)
             return action, acting.log_prob(action)
 
+    def _scores(self, action: Tensor) -> np.ndarray:
+        """[K] log-probabilities of actions as they are executed, in float64; NaN without any."""
+        with torch.no_grad():
+            own = self._policy()(torch.as_tensor(self.worlds.obs))
+            return self._acting(in_double(own)).log_prob(action).numpy()
+
     def _policy(self) -> nn.Module:
         """The policy network with the parameters of `now`, by reference."""
         network = self.modules["policy"]
@@ -168,6 +181,7 @@ class Loop(ABC, Generic[S, M]):
         self.returns += step.returns
         self.floor.lived(step.returns, self.env_step)
         self.lengths += step.lengths
+        self.extremes = self.extremes.seen(step.reward, step.terminated)
         self.replay.add(
             {
                 "obs": torch.as_tensor(step.obs),
@@ -183,6 +197,9 @@ class Loop(ABC, Generic[S, M]):
     def _told(self, rate: float) -> dict[str, float]:
         values = {name: float(value) for name, value in self.now.metrics.items()}
         values |= {"env_step": self.env_step, "online/env_steps_per_second": rate}
+        if any(name.startswith("critic/") for name in values):
+            span = self.extremes.possible(self.algorithm.config.discount)
+            values |= {POSSIBLE_LOW: span.low, POSSIBLE_HIGH: span.high}
         if self.returns:
             values["online/return_mean"] = float(np.mean(self.returns))
             values["online/length_mean"] = float(np.mean(self.lengths))
@@ -216,6 +233,7 @@ class Loop(ABC, Generic[S, M]):
         page |= {"returns": [*self.returns], "lengths": [*self.lengths]}
         page |= {"logged_at": self.logged_at, "tried_at": self.tried_at}
         page |= self.floor.page()
+        page["extremes"] = list(self.extremes)
         page["seconds"] = time.perf_counter() - self.began
         trees = {
             "state": self.now.state,
@@ -230,6 +248,8 @@ class Loop(ABC, Generic[S, M]):
         self.replay.restore(checkpoints.under("replay", tensors))
 
     def _write(self, step: int, trees: dict[str, State], page: dict[str, Any]) -> Saved:
+        if self.worlds.recording:
+            self.worlds.recording.flush()
         path = checkpoints.save(self.folder, step, trees, page)
         self.saved_at = page["env_step"]
         return Saved(self.seed, step, path)

@@ -6,14 +6,23 @@ et al. 2022, 2210.07105). Both need reference scores of the environment.
 """
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from offrl.evaluation.references import Reference, score
+from offrl.data.durable import write_file
+from offrl.evaluation.references import Reference, lookup, score
+from offrl.events import Diverged, Event, Finished, RolledBack, Saved, Started, Trained, Warned
+from offrl.logs import read_metrics
+from offrl.online.loop import POSSIBLE_HIGH, POSSIBLE_LOW
+from offrl.online.plan import OnlinePlan
+from offrl.online.recording import recorded_id
+from offrl.run import FORMAT
+from offrl.watch import LIVED, Earnings, Span, Watch
 
 
 @dataclass(frozen=True)
@@ -74,3 +83,119 @@ def _regret(
         return None
     shortfall = [1 - s / 100 for s in scores if s is not None]
     return float(np.average(shortfall, weights=weights))
+
+
+@dataclass
+class Outcome:
+    """What the events of an online run came to, and what its watch makes of the metrics."""
+
+    plan: OnlinePlan
+    finished: dict[int, Finished] = field(default_factory=dict[int, Finished])
+    ended: dict[int, Diverged | RolledBack] = field(
+        default_factory=dict[int, "Diverged | RolledBack"]
+    )
+    worked: bool = False
+
+    def __post_init__(self) -> None:
+        discount = self.plan.config.discount
+        self.watch = Watch(lambda: _possible({}, discount), LIVED)
+
+    def take(self, event: Event) -> Warned | None:
+        """Count one event; what follows from it, where that must be said."""
+        self.worked = self.worked or isinstance(event, Trained | Saved | RolledBack)
+        if isinstance(event, Started):
+            earlier = self.plan.dir / f"seed_{event.seed}" / "metrics.csv"
+            for step, metrics in read_metrics(earlier, event.step):
+                self._see(event.seed, step, metrics)
+        if isinstance(event, Finished):
+            self.finished[event.seed] = event
+        if isinstance(event, Diverged | RolledBack):
+            self.ended[event.seed] = event
+        if isinstance(event, Trained):
+            said = self._see(event.seed, event.step, event.metrics)
+            return None if said is None else Warned(event.seed, event.step, said)
+        return None
+
+    def _see(self, seed: int, step: int, metrics: Mapping[str, float]) -> str | None:
+        if POSSIBLE_LOW not in metrics:
+            return None
+        return self.watch.see(seed, step, metrics, _possible(metrics, self.plan.config.discount))
+
+    def write(self, shares: Sequence[Sequence[int]]) -> None:
+        """Write result.json, keeping evaluations; `shares` are the seeds that took turns."""
+        plan, settings = self.plan, self.plan.run.settings
+        found = self._outcomes()
+
+        def over_seeds(key: str) -> float | None:
+            values = [seed[key] for seed in found.values()]
+            return None if not values or None in values else float(np.mean(values))
+
+        taking = {seed: event.seconds for seed, event in self.finished.items()}
+        seconds = sum(taking.values())
+        path = plan.dir / "result.json"
+        old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        result = {
+            "format": FORMAT,
+            "run": str(plan.dir),
+            "parent": plan.run.parent,
+            "algo": settings.algo,
+            "dataset": settings.dataset,
+            "env": plan.env,
+            "env_steps": plan.env_steps,
+            "steps": settings.steps,
+            "seeds": list(settings.seeds),
+            "checkpoint": "last",
+            "before": over_seeds("before"),
+            "after": over_seeds("after"),
+            "dip": over_seeds("dip"),
+            "regret": over_seeds("regret_evaluations"),
+            "regret_episodes": over_seeds("regret_episodes"),
+            "outcome": found,
+            "recorded": self._recorded(),
+            "eval_episodes": plan.online.eval_episodes,
+            "warnings": self.watch.warnings(),
+            **self.watch.page(),
+            **self._ended(),
+            "env_steps_per_second": plan.env_steps * len(taking) / seconds if seconds else None,
+            "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
+            "versions": plan.run.versions,
+        }
+        write_file(path, json.dumps({**old, **result}, indent=2).encode())
+
+    def _outcomes(self) -> dict[str, dict[str, Any]]:
+        reference = lookup(env_id=self.plan.env)
+        found: dict[str, dict[str, Any]] = {}
+        for seed in self.plan.run.settings.seeds:
+            curve = Curve.read(self.plan.dir / f"seed_{seed}" / "metrics.csv")
+            if curve.returns:
+                found[str(seed)] = outcome(curve, reference)
+                if isinstance(event := self.ended.get(seed), RolledBack):
+                    found[str(seed)]["after"] = event.to_return  # of the policy that the run gives
+        return found
+
+    def _ended(self) -> dict[str, dict[str, Any]]:
+        early = self.ended.items()
+        return {
+            "diverged": {str(k): e.message for k, e in early if isinstance(e, Diverged)},
+            "rolled_back": {
+                str(k): {
+                    "why": e.message,
+                    "rolled_back_to": e.to_step,
+                    "env_step": e.to_env_step,
+                    "return": e.to_return,
+                    "checkpoint": e.step,
+                }
+                for k, e in early
+                if isinstance(e, RolledBack)
+            },
+        }
+
+    def _recorded(self) -> dict[str, str]:
+        seeds, id = self.plan.run.settings.seeds, self.plan.online.record
+        return {str(seed): recorded_id(id, seed, seeds) for seed in seeds} if id else {}
+
+
+def _possible(metrics: Mapping[str, float], discount: float) -> Earnings:
+    """What the rewards so far say can be earned; what was earned is seldom known in full."""
+    span = Span(metrics.get(POSSIBLE_LOW, 0.0), metrics.get(POSSIBLE_HIGH, 0.0))
+    return Earnings(span, span, discount)

@@ -14,12 +14,14 @@ from offrl import plan as offline
 from offrl.algorithm import Algorithm, AlgorithmConfig, configure
 from offrl.algos import ALGORITHMS, get, source_of
 from offrl.checkpoint import TrainedRun, load_run
+from offrl.data.catalogue import check_id
 from offrl.data.dataset import Dataset, load
 from offrl.data.spec import Spec
-from offrl.environments import check_spaces, other_version, version_note
+from offrl.environments import check_spaces, made_anywhere, other_version, version_note
 from offrl.errors import ConfigError
 from offrl.guard import Env, check_seconds, makers
 from offrl.lessons import RolloutAlgorithm
+from offrl.online.recording import published, recorded_id
 from offrl.online.schedule import OnlineConfig, scheduled
 from offrl.run import SETTINGS, Run, Settings, current_versions, read_toml
 
@@ -43,6 +45,7 @@ class OnlinePlan:
     dir: Path
     notes: tuple[str, ...]
     resumed: bool
+    reopens: bool  # whether another process can make its environment
     step_timeout: float | None = None  # seconds that a step may take; no part of what is computed
 
 
@@ -120,6 +123,14 @@ def resolve(
     settings, notes = _settings(
         algo, env, steps, parent, {k: v for k, v in given_settings.items() if v}
     )
+    if schedule.record:
+        check_id(schedule.record)
+        for seed in settings.seeds:
+            id = recorded_id(schedule.record, seed, settings.seeds)
+            if old is None and published(id):
+                raise ConfigError(
+                    f"The dataset {id} exists already.", "Choose another id for --record."
+                )
     data = _logged(parent, schedule)
     if parent is not None:
         notes += other_version(env.rpartition(":")[2], parent.run.env)
@@ -157,6 +168,7 @@ def resolve(
         dir=where,
         notes=tuple(notes),
         resumed=old is not None,
+        reopens=made_anywhere(env),
         step_timeout=step_timeout,
     )
 

@@ -24,6 +24,10 @@ from offrl.online.rollouts import Rollouts, Running
 from offrl.online.schedule import LessonConfig
 from offrl.sampler import Sampler, mix
 
+# Products of fewer rows than this are added up in another order, and mu would be a rounding away
+# from what the update finds for the same parameters; of a multiple of it they are not.
+_WIDTH = 16
+
 Held = tuple[int, dict[str, State], dict[str, Any]]
 
 
@@ -49,6 +53,15 @@ class RolloutLoop(Loop[LessonConfig, Rollouts]):
         self._before = self._held()
         for _ in range(self.online.ticks(self.env_steps - self.env_step)):
             super()._live()
+
+    def _acted(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """As any loop acts, in a batch that is as wide as its results need."""
+        n = len(noise)
+        rows = torch.arange(-(-n // _WIDTH) * _WIDTH) % n  # the first worlds again
+        with torch.no_grad():
+            acting = self._policy()(torch.as_tensor(self.worlds.obs)[rows])
+            action = acting.sample(noise[rows])
+            return action[:n], acting.log_prob(action)[:n]
 
     def _stopped(self) -> None:
         if self._before is None:

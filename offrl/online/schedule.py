@@ -33,6 +33,9 @@ class OnlineConfig(Configuration, ABC):
         "Return below which an evaluation stops the run and brings back the best policy.",
         Peers("min_return", "safety_threshold"),
     ] = -math.inf
+    record: Annotated[
+        str, "Id of a dataset for all that the policy does, with log-probabilities."
+    ] = ""
     reset_optimizer: Annotated[bool, "Forget Adam's averages of the offline run."] = False
     eval_every: Annotated[int, "Steps between evaluations; 0: a twentieth of all."] = 0
     eval_episodes: Annotated[int, "Episodes of each evaluation."] = 10

@@ -1,13 +1,13 @@
 """Training by acting: every seed of an online run, its files, and what came of it."""
 
 import json
+import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
 import torch
 from torch import nn
@@ -16,9 +16,9 @@ from offrl import checkpoint as checkpoints
 from offrl.algorithm import Algorithm, begin
 from offrl.checkpoint import TrainedRun
 from offrl.data.durable import write_file
+from offrl.driving import How, drive, locked
 from offrl.errors import CorruptDataError, OffrlError
 from offrl.evaluation.evaluate import evaluate
-from offrl.evaluation.references import lookup
 from offrl.events import (
     Diverged,
     Endings,
@@ -34,8 +34,9 @@ from offrl.learner import Progress, State, Update, make_update
 from offrl.logs import MetricsFile, TensorBoard
 from offrl.online.floor import Floor
 from offrl.online.loop import Loop
-from offrl.online.outcome import Curve, outcome
+from offrl.online.outcome import Outcome
 from offrl.online.plan import OnlinePlan, logged_table, resolve
+from offrl.online.recording import Recording, metadata_of, published, recorded_id
 from offrl.online.replay import Replay
 from offrl.online.replay_loop import ReplayLoop
 from offrl.online.rollout_loop import RolloutLoop
@@ -45,7 +46,10 @@ from offrl.online.worlds import Worlds
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
 from offrl.tracking import Tracking
-from offrl.training import locked, write_run
+from offrl.watch import Extremes
+from offrl.workers import Job, work
+
+_LIMIT = "--step-timeout="  # of a worker
 
 
 def finetune(
@@ -97,30 +101,26 @@ def _run(
 
 
 def train(plan: OnlinePlan) -> Generator[Event]:
-    """Train every seed of an online run, one after the other, yielding events as they happen."""
-    with locked(plan.dir):
-        write_run(plan.run, plan.dir, plan.resumed)
-        seconds: dict[int, float] = {}
-        ended: dict[int, Diverged | RolledBack] = {}
-        with closing(_seeds(plan, plan.run.settings.seeds)) as events:
-            for event in events:
-                if isinstance(event, Finished):
-                    seconds[event.seed] = event.seconds
-                if isinstance(event, Diverged | RolledBack):
-                    ended[event.seed] = event
-                yield event
-        _write_result(plan, seconds, ended)
+    """Train every seed of an online run, yielding events as they happen; as `training.train`."""
+    words = () if plan.step_timeout is None else (f"{_LIMIT}{plan.step_timeout!r}",)
+    how = How(train_jobs, Outcome, "offrl.online.training", words)
+    with closing(drive((plan,), how)) as events:
+        for _, event in events:
+            yield event
 
 
-def _seeds(plan: OnlinePlan, seeds: Iterable[int]) -> Generator[Event]:
+def train_jobs(jobs: Sequence[Job]) -> Generator[tuple[int, Event]]:
+    """Train seeds of one run, one after the other, in this process, with one update."""
+    plan: OnlinePlan = jobs[0][0]
     algorithm, settings = plan.algorithm(plan.config, plan.spec), plan.run.settings
     update, notes = None, plan.notes
-    for seed in seeds:
+    for number, (_, seed) in enumerate(jobs):
         with locked(plan.dir / f"seed_{seed}"), threads(settings.threads):
             modules, state = _start(plan, algorithm, seed)
             if update is None:  # one compiled graph serves every seed
                 update = make_update(algorithm, modules, compiled=settings.compile == "on")
-            yield from _seed(plan, algorithm, seed, modules, state, update, notes)
+            for event in _seed(plan, algorithm, seed, modules, state, update, notes):
+                yield number, event
             notes = ()
 
 
@@ -168,17 +168,38 @@ def _seed(
 
         worlds = Worlds(world, plan.spec, plan.online.n_envs, seed)
         stack.callback(worlds.close)
+        recording = worlds.recording = _recording(plan, seed, worlds.worlds[0].env)
+        if recording is not None:
+            stack.callback(recording.abandon)
         loop = _loop(plan, algorithm, seed, modules, state, update, worlds, world)
         told = _resume(loop) if plan.resumed else []
         yield Started(seed, loop.now.step, (*notes, *told))
-        verdict = loop.folder / "diverged.toml"
-        if verdict.exists():
-            yield Diverged(seed, loop.now.step, str(read_toml(verdict)["message"]))
-            return
-        if loop.env_step >= plan.env_steps and loop.floor.fell is None:
-            yield Finished(seed, loop.now.step, loop.seconds)
-            return
+        yield from _rest(loop)
+        if recording is not None:
+            recording.publish()
+
+
+def _rest(loop: Loop[Any, Any]) -> Generator[Event]:
+    """What a seed has still to do, where that is anything."""
+    verdict = loop.folder / "diverged.toml"
+    if verdict.exists():
+        yield Diverged(loop.seed, loop.now.step, str(read_toml(verdict)["message"]))
+    elif loop.env_step >= loop.env_steps and loop.floor.fell is None:
+        yield Finished(loop.seed, loop.now.step, loop.seconds)
+    else:
         yield from _written(loop, verdict)
+
+
+def _recording(plan: OnlinePlan, seed: int, env: Env) -> Recording | None:
+    """Where the episodes of a seed are recorded; None where they are not, or are already."""
+    if not plan.online.record:
+        return None
+    id = recorded_id(plan.online.record, seed, plan.run.settings.seeds)
+    begun = plan.resumed and bool(checkpoints.folders(plan.dir / f"seed_{seed}"))
+    metadata = metadata_of(plan.algorithm.name, plan.config, plan.online, seed)
+    if begun and published(id, metadata):
+        return None
+    return Recording(id, env, metadata, resume=begun)
 
 
 def _loop(
@@ -212,6 +233,7 @@ def _loop(
         "evaluate": tried,
         "floor": Floor(online.floor, online.eval_episodes, warmup),
         "now": Progress(0, state, state, {}),
+        "extremes": _earned(plan),
     }
     if isinstance(online, ReplayConfig):
         replay = Replay(plan.spec, online.replay_size, device, plan.algorithm.lived)
@@ -227,6 +249,14 @@ def _loop(
     )
 
 
+def _earned(plan: OnlinePlan) -> Extremes:
+    """The rewards of the log that came before; none from scratch, or where it is not mixed in."""
+    if plan.dataset is None:
+        return Extremes()
+    transitions = plan.dataset.transitions
+    return Extremes().seen(transitions.reward, transitions.terminated)
+
+
 def _resume(loop: Loop[Any, Any]) -> list[str]:
     """Take up what the newest checkpoint holds; sentences where that is not exact."""
     found = checkpoints.newest(loop.folder)
@@ -237,6 +267,7 @@ def _resume(loop: Loop[Any, Any]) -> list[str]:
     try:
         loop.restore(found.tensors)
         fault = loop.worlds.restore(checkpoints.under("worlds", found.tensors))
+        loop.extremes = Extremes(*found.page["extremes"])
         loop.floor.restore(state, checkpoints.under("floor", found.tensors), found.page)
         loop.env_step = loop.saved_at = int(found.page["env_step"])
         loop.logged_at, loop.tried_at = found.page["logged_at"], found.page["tried_at"]
@@ -286,67 +317,25 @@ def _values(event: Trained | Evaluated) -> dict[str, float]:
     return {"step": event.step, **found}
 
 
-def _write_result(
-    plan: OnlinePlan, seconds: dict[int, float], ended: dict[int, Diverged | RolledBack]
-) -> None:
-    settings, path = plan.run.settings, plan.dir / "result.json"
-    reference = lookup(env_id=plan.env)
-    found: dict[str, dict[str, Any]] = {}
-    for seed in settings.seeds:
-        curve = Curve.read(plan.dir / f"seed_{seed}" / "metrics.csv")
-        if curve.returns:
-            found[str(seed)] = outcome(curve, reference)
-            if isinstance(event := ended.get(seed), RolledBack):
-                found[str(seed)]["after"] = event.to_return  # of the policy that the run gives
-
-    def over_seeds(key: str) -> float | None:
-        values = [seed[key] for seed in found.values()]
-        return None if not values or None in values else float(np.mean(values))
-
-    old = result_of(plan.dir)
-    result = {
-        "format": FORMAT,
-        "run": str(plan.dir),
-        "parent": plan.run.parent,
-        "algo": settings.algo,
-        "dataset": settings.dataset,
-        "env": plan.env,
-        "env_steps": plan.env_steps,
-        "steps": settings.steps,
-        "seeds": list(settings.seeds),
-        "checkpoint": "last",
-        "before": over_seeds("before"),
-        "after": over_seeds("after"),
-        "dip": over_seeds("dip"),
-        "regret": over_seeds("regret_evaluations"),
-        "regret_episodes": over_seeds("regret_episodes"),
-        "outcome": found,
-        "eval_episodes": plan.online.eval_episodes,
-        "diverged": {str(k): e.message for k, e in ended.items() if isinstance(e, Diverged)},
-        "rolled_back": {
-            str(k): {
-                "why": e.message,
-                "rolled_back_to": e.to_step,
-                "env_step": e.to_env_step,
-                "return": e.to_return,
-                "checkpoint": e.step,
-            }
-            for k, e in ended.items()
-            if isinstance(e, RolledBack)
-        },
-        "env_steps_per_second": _rate(plan.env_steps, seconds),
-        "wall_seconds": sum(seconds.values()),
-        "versions": plan.run.versions,
-    }
-    write_file(path, json.dumps({**old, **result}, indent=2).encode())
-
-
 def result_of(folder: Path) -> dict[str, Any]:
     """What a run's result.json holds; nothing where there is none yet."""
     path = folder / "result.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def _rate(env_steps: int, seconds: dict[int, float]) -> float | None:
-    total = sum(seconds.values())
-    return env_steps * len(seconds) / total if total else None
+def main(words: list[str]) -> int:
+    """Train the seeds that a parent names, as a worker; the exit status."""
+    limit = None
+    if words[0].startswith(_LIMIT):
+        limit = float(words.pop(0).removeprefix(_LIMIT))
+
+    def opened(algo: str, folders: list[str]) -> dict[str, OnlinePlan]:
+        return {
+            folder: resolve(algo, out=folder, resume=True, step_timeout=limit) for folder in folders
+        }
+
+    return work(words, opened, train_jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

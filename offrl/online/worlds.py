@@ -8,6 +8,7 @@ episode is a function of (seed, number) and of the actions since its reset, so a
 those, and taken up again by acting them out.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from offrl.data.spec import Spec
 from offrl.environments import check_spaces
 from offrl.errors import OffrlError, WorkError
+from offrl.online.recording import Recording
 
 Env = gymnasium.Env[Any, Any]
 _STREAM = 3  # of the seeds of acting while learning; evaluation and collection have others
@@ -56,8 +58,15 @@ class _World:
 class Worlds:
     """K environments and the observations [K, obs_dim] they are at."""
 
-    def __init__(self, make_env: Callable[[], Env], spec: Spec, n: int, seed: int) -> None:
+    def __init__(
+        self,
+        make_env: Callable[[], Env],
+        spec: Spec,
+        n: int,
+        seed: int,
+    ) -> None:
         self.spec, self.seed, self.following = spec, seed, 0
+        self.recording: Recording | None = None
         self.worlds = [_World(make_env()) for _ in range(n)]
         for world in self.worlds:
             check_spaces(world.env, spec)
@@ -68,18 +77,24 @@ class Worlds:
         for k in range(len(self.worlds)):
             self._reset(k)
 
-    def step(self, actions: np.ndarray) -> Lived:
-        """Take one flat action [K, ...] in each world; worlds whose episode ends are reset."""
+    def step(self, actions: np.ndarray, scores: np.ndarray | None = None) -> Lived:
+        """Take one flat action [K, ...] in each world; worlds whose episode ends are reset.
+
+        `scores` [K] are the log-probabilities to record.
+        """
         before = self.obs.copy()
         after, n = np.empty_like(self.obs), len(self.worlds)
         reward, terminated, truncated = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
         returns, lengths = list[float](), list[int]()
         for k, world in enumerate(self.worlds):
-            after[k], reward[k], terminated[k], truncated[k] = self._act(world, actions[k])
+            score = math.nan if scores is None else float(scores[k])
+            after[k], reward[k], terminated[k], truncated[k] = self._act(k, actions[k], score)
             self.obs[k] = after[k]
             if terminated[k] or truncated[k]:
                 returns.append(world.total)
                 lengths.append(len(world.actions))
+                if self.recording:
+                    self.recording.end(k)
                 self._reset(k)
         return Lived(
             before, actions, reward, after, terminated, truncated, returns, lengths
@@ -96,20 +111,27 @@ class Worlds:
             "count": torch.tensor([len(world.actions) for world in self.worlds]),
             "action": torch.stack(taken) if taken else none,
             "obs": torch.as_tensor(self.obs.copy()),
+            **(self.recording.tensors() if self.recording else {}),
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Act the running episodes out again; a sentence where they came out otherwise."""
         starts = [0, *tensors["count"].cumsum(0).tolist()]
-        for k, world in enumerate(self.worlds):
+        scores = np.full(starts[-1], math.nan)
+        if self.recording:
+            scores = self.recording.restore(tensors)
+        for k in range(len(self.worlds)):
             self._reset(k, int(tensors["episode"][k]))
-            for action in tensors["action"][starts[k] : starts[k + 1]].numpy():
-                self.obs[k], _, terminated, truncated = self._act(world, action)
+            for i in range(starts[k], starts[k + 1]):
+                action, score = tensors["action"][i].numpy(), float(scores[i])
+                self.obs[k], _, terminated, truncated = self._act(k, action, score)
                 if terminated or truncated:
                     break
         self.following = int(tensors["following"])
         if np.array_equal(self.obs, tensors["obs"].numpy()):
             return None
+        if self.recording:
+            self.recording.depart()
         self.begin()
         return (
             "The environment came to another observation when its actions were repeated: the"
@@ -127,16 +149,24 @@ class Worlds:
             episode, self.following = self.following, self.following + 1
         world.episode, world.total, world.actions = episode, 0.0, []
         try:
-            obs, _ = world.env.reset(seed=world_seed(self.seed, episode))
+            seed = world_seed(self.seed, episode)
+            obs, _ = world.env.reset(seed=seed)
             self.obs[k] = self.spec.flatten_obs_one(obs)
+            if self.recording:
+                self.recording.begin(k, obs, seed)
         except OffrlError:
             raise
         except Exception as error:
             raise _raised("reset", episode, 0, error) from error
 
-    def _act(self, world: _World, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+    def _act(
+        self, k: int, action: np.ndarray, score: float
+    ) -> tuple[np.ndarray, float, bool, bool]:
+        world = self.worlds[k]
         try:
-            obs, reward, terminated, truncated, _ = world.env.step(self.spec.env_action(action))
+            executed = self.spec.env_action(action)
+            kept = np.array(executed)  # before the environment sees it, which may change it
+            obs, reward, terminated, truncated, _ = world.env.step(executed)
             flat = self.spec.flatten_obs_one(obs)
         except OffrlError:
             raise
@@ -148,6 +178,9 @@ class Worlds:
                 f" episode {world.episode}.",
                 "Mend the environment; what was learned until the last checkpoint is kept.",
             )
+        if self.recording:
+            ends = bool(terminated), bool(truncated)
+            self.recording.step(k, kept, float(reward), obs, ends, score)
         world.actions.append(np.array(action))
         world.total += float(reward)
         return flat, float(reward), bool(terminated), bool(truncated)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offrl.driving import locked
 from offrl.errors import ConfigError
 from offrl.sweeps.executor import Executor, LocalProcesses, Report
 from offrl.sweeps.file import read_sweep
 from offrl.sweeps.table import RESULTS, require_pyarrow, row_of, summary_of, write_table
 from offrl.sweeps.trials import Trial, trials_of
-from offrl.training import locked
 
 
 @dataclass(frozen=True)

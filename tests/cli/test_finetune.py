@@ -22,13 +22,16 @@ SMALL = ("--hidden-size", 8, "--batch-size", 16, "--eval-episodes", 1, "--warmup
 
 def test_acting_from_scratch_answers_with_what_came_of_it(type_: Type):
     words = ("--algo", "dqn", "--env", "CartPole-v1", "--env-steps", 60, "--out", "r", *SMALL)
-    found = type_("train", *words, "--epsilon-steps", 30, "--json")
+    found = type_("train", *words, "--epsilon-steps", 30, "--record", "me/a-v0", "--json")
     assert found.status == 0
     assert {"run", "before", "after", "env_steps", "regret"} <= found.json.keys()
     assert json.loads(Path("r/result.json").read_text()) == found.json
+    assert found.json["recorded"] == {"0": "me/a-v0"}
+    assert offrl.load("me/a-v0").n_steps == 60
     again = type_("train", "--out", "r", "--resume")
     assert again.status == 0
     assert again.next == "offrl eval r"
+    assert "recorded, seed 0      me/a-v0" in again.out
     assert type_("eval", "r", "--episodes", 2).status == 0
 
 
@@ -54,6 +57,26 @@ def test_a_peers_name_is_answered_with_ours(type_: Type):
     words = ("--algo", "td3", "--env", "Pendulum-v1", "--env-steps", 60)
     assert "--updates-per-step" in type_("train", *words, "--utd-ratio", 2).err
     assert "--warmup" in type_("train", *words, "--learning-starts", 2).err
+
+
+def test_what_learns_from_rollouts_has_the_settings_of_rollouts(type_: Type):
+    words = ("--algo", "iwpg", "--env", "CartPole-v1", "--env-steps", 40)
+    shown = type_("train", *words, "--help").out
+    assert "--rollout-steps" in shown
+    assert "--epochs" in shown
+    assert "--warmup" not in shown
+    assert "--rollout-steps" in type_("train", *words, "--n-steps", 2).err
+    assert "--epochs" in type_("train", *words, "--n-epochs", 2).err
+    assert "--entropy-weight" in type_("train", *words, "--ent-coef", 2).err
+    refused = type_("train", *words, "--behavior-steps", 5)
+    assert refused.status == 2
+    assert "for learning from a log" in refused.err
+    sizes = ("--hidden-size", 8, "--eval-episodes", 1, "--rollout-steps", 20, "--epochs", 1)
+    found = type_("train", *words, *sizes, "--out", "r", "--json")
+    assert found.status == 0
+    assert "behavior_steps" not in found.err  # only what is used is told
+    assert found.json["steps"] == 4
+    assert type_("train", "--out", "r", "--resume").status == 0
 
 
 def test_a_run_goes_on_with_its_algorithm_and_takes_its_settings(type_: Type):

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from training_runs import outcome, saved_dataset, tree
 
 import offrl
-from offrl import training
+from offrl import driving
 from offrl.errors import ConfigError, LockedError, NotFoundError, OffrlError
 from offrl.evaluation.statistics import interval
 from offrl.sweeps import table as tables
@@ -235,9 +235,9 @@ def test_a_disk_that_fills_up_fails_the_trial_and_it_goes_on_when_there_is_room(
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     saved_dataset()
-    monkeypatch.setattr(training, "WAIT", 0.01)
+    monkeypatch.setattr(driving, "WAIT", 0.01)
     with (
-        training.locked(tmp_path / "sweep"),
+        driving.locked(tmp_path / "sweep"),
         pytest.raises(LockedError, match="Another process"),
     ):
         swept(tmp_path / "sweep")
