@@ -42,6 +42,13 @@ def test_the_car_reaches_the_top_with_little_fuel() -> None:
     assert returns("mountain-car-pump", 20).min() > 90.0
 
 
+def test_the_car_of_three_choices_and_the_acrobot_reach_their_height_before_time_is_up() -> None:
+    assert returns("mountain-car-swing", 20).min() > -150.0  # 200 steps is never
+    found = returns("acrobot-swing", 20)
+    assert found.mean() > -110.0
+    assert found.min() > -500.0
+
+
 class TestTheMaze:
     def at(self, x: float, y: float, goal: tuple[float, float]) -> tuple[float, ...]:
         obs = {"observation": np.array([x, y, 0.0, 0.0]), "desired_goal": np.array(goal)}
