@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from offrl.online.training import finetune, fit_online
     from offrl.ope.judging import judge
     from offrl.policy import Policy
+    from offrl.selection import select
     from offrl.sweeps.run import sweep
     from offrl.training import fit
 
@@ -63,6 +64,7 @@ _HOME = {
     "load_run": "checkpoint",
     "record": "collect.recorder",
     "results": "evaluation.results",
+    "select": "selection",
     "sweep": "sweeps.run",
 }
 
@@ -95,6 +97,7 @@ __all__ = [
     "load_run",
     "record",
     "results",
+    "select",
     "sweep",
 ]
 

@@ -48,6 +48,7 @@ from offrl.plan import Plan, beside, resolve
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
 from offrl.sampler import Sampler
+from offrl.tracking import Tracking
 from offrl.workers import Job, work
 
 _LOG = logging.getLogger("offrl")
@@ -61,6 +62,7 @@ def fit(
     resume: bool = False,
     config_file: str | Path | None = None,
     on_event: Callable[[Event], None] | None = None,
+    track: str | None = None,
     steps: int | None = None,
     seeds: Iterable[int] | None = None,
     holdout: float | None = None,
@@ -80,6 +82,7 @@ def fit(
 ) -> TrainedRun:
     """Train `algo` on a dataset or its reference; the same as `offrl train`.
 
+    `track` is wandb, mlflow or trackio, to which the metrics go too; None is nowhere.
     Raises ConfigError or NotFoundError before anything is written, LockedError where the folder
     is in use, NumericsError after the other seeds are done where one has diverged.
     """
@@ -107,8 +110,10 @@ def fit(
         clip_actions=clip_actions,
     )
     endings = Endings()
-    with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
+    # A consumer that raises stops the run where it stands.
+    with Tracking(track, plan.run, plan.dir) as tell, closing(train(plan)) as events:
         for event in events:
+            tell(event)
             if on_event:
                 on_event(event)
             if isinstance(event, Warned):

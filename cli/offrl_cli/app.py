@@ -21,6 +21,8 @@ from offrl_cli import (
     finetune,
     foreign,
     ope,
+    references,
+    select,
     sweep,
     train,
 )
@@ -38,7 +40,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, finetune, evaluate, ope, compare, sweep):
+for module in (algos, train, finetune, evaluate, ope, select, compare, sweep, references):
     module.register(app)
 
 

@@ -16,7 +16,7 @@ from offrl_cli.values import natural, positive
 RECIPE = "A shipped recipe (offrl/pendulum/medium-v0; offrl data list names them) or a TOML file."
 ENV = "Environment id, where no recipe is given."
 POLICY = (
-    "random; pendulum-swing-up, cartpole-balance or mountain-car-pump; an agent, sb3:FILE.zip or "
+    "random; a controller such as pendulum-swing-up or cartpole-balance; an agent, sb3:FILE.zip or "
     "run:DIR; or a function of yours, FILE.py:FUNCTION of obs, or of obs and rng. With options: "
     "NAME,noise=0.3,epsilon=0.5,weight=2, and for agents ,stochastic to sample instead of acting "
     "by the mode. Several share the episodes by weight."

@@ -77,8 +77,10 @@ ORDER = (
     "finetune",
     "eval",
     "ope",
+    "select",
     "compare",
     "sweep",
+    "references",
 )
 
 

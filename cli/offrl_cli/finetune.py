@@ -10,7 +10,7 @@ from offrl.errors import ConfigError, NotFoundError, OffrlError
 from offrl.events import Endings
 from offrl_cli.commands import command
 from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code, named_algorithm, value_of
-from offrl_cli.options import Compile, Device, Precision, Seed, StepTimeout, Threads
+from offrl_cli.options import Compile, Device, Precision, Seed, StepTimeout, Threads, Track
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
@@ -78,6 +78,7 @@ def register(app: typer.Typer) -> None:
         precision: Precision = None,
         threads: Threads = None,
         step_timeout: StepTimeout = None,
+        track: Track = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     ) -> Answer:
@@ -102,13 +103,22 @@ def register(app: typer.Typer) -> None:
             precision=precision,
             threads=threads,
             step_timeout=step_timeout,
+            track=track,
         )
 
 
-def act(algo: str | None, env: str | None, env_steps: int | None, **settings: Any) -> Answer:
+def act(
+    algo: str | None,
+    env: str | None,
+    env_steps: int | None,
+    *,
+    track: str | None = None,
+    **settings: Any,
+) -> Answer:
     """Resolve an online run, train it, and say what came of it."""
     from offrl.online import plan as planning
     from offrl.online import training
+    from offrl.tracking import Tracking
 
     plan = planning.resolve(algo, env, env_steps, **settings)
     _print(plan)
@@ -119,9 +129,15 @@ def act(algo: str | None, env: str | None, env_steps: int | None, **settings: An
     resume = f"offrl {command} {code}--out {quoted(plan.dir)} --resume"
     if plan.step_timeout is not None:
         resume += f" --step-timeout {plan.step_timeout:g}"
-    with going_on(resume), Training(label, plan.run.settings.steps) as show:
+    resume += f" --track {track}" if track else ""
+    with (
+        Tracking(track, plan.run, plan.dir) as tell,
+        going_on(resume),
+        Training(label, plan.run.settings.steps) as show,
+    ):
         for event in training.train(plan):
             show(event)
+            tell(event)
             endings.see(event)
     result = training.result_of(plan.dir)
     for warning in result.get("warnings", ()):

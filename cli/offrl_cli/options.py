@@ -12,6 +12,7 @@ COMPILE = "Compile the update: auto does for long runs, where a C++ compiler is 
 PRECISION = "Precision of the hidden layers."
 THREADS = "Threads of the processor; bits depend on it."
 STEP_TIMEOUT = "End an environment that takes longer for a step, in a process of its own."
+TRACK = "Send the metrics to a tracking service too [default: nowhere]."
 
 Seed = Annotated[int | None, typer.Option(metavar="S", parser=natural, help=SEED)]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help=DEVICE)]
@@ -26,3 +27,4 @@ Threads = Annotated[int | None, typer.Option(metavar="N", parser=positive, help=
 StepTimeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", parser=seconds, help=STEP_TIMEOUT)
 ]
+Track = Annotated[str | None, typer.Option(metavar="wandb|mlflow|trackio", help=TRACK)]

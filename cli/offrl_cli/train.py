@@ -11,7 +11,7 @@ from offrl_cli.commands import command
 from offrl_cli.finetune import act
 from offrl_cli.flags import GIVEN, GRID_PAGE, ONLINE, TrainCommand, is_code
 from offrl_cli.grid import train_grid
-from offrl_cli.options import Compile, Device, Precision, Seed, StepTimeout, Threads
+from offrl_cli.options import Compile, Device, Precision, Seed, StepTimeout, Threads, Track
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
 from offrl_cli.stopping import going_on
@@ -87,6 +87,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         clip_actions: Annotated[bool, typer.Option("--clip-actions", help=CLIP)] = False,
         step_timeout: StepTimeout = None,
+        track: Track = None,
         grid: Annotated[list[str] | None, typer.Option(metavar="NAME=V,V", help=GRID)] = None,
         out: Annotated[Path | None, typer.Option(metavar="DIR", help=OUT)] = None,
         resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
@@ -128,15 +129,25 @@ def register(app: typer.Typer) -> None:
         if online is not None:
             _refuse(**of_log, dataset=dataset, grid=grid or None)
             online |= {name: value for name, value in every.items() if value is not None}
-            return act(algo, env, env_steps, online=online, step_timeout=step_timeout, **shared)
+            return act(
+                algo,
+                env,
+                env_steps,
+                online=online,
+                step_timeout=step_timeout,
+                track=track,
+                **shared,
+            )
         if env_steps is not None:
             raise ConfigError("--env-steps needs an environment.", "Give --env ENV.")
         if step_timeout is not None:
             raise ConfigError("--step-timeout is for a run that acts.", "Give --env ENV.")
         given: dict[str, Any] = shared | every | of_log
         if grid or (resume and out is not None and (out / GRID_PAGE).is_file()):
+            if track is not None:
+                raise ConfigError("A grid is not tracked.", "Leave --track or --grid away.")
             return train_grid(algo, dataset, grid or [], given)
-        return _work(training.resolve(algo, dataset, **given))
+        return _work(training.resolve(algo, dataset, **given), track)
 
 
 def _refuse(**of_log: Any) -> None:
@@ -149,9 +160,10 @@ def _refuse(**of_log: Any) -> None:
             )
 
 
-def _work(plan: "Plan") -> Answer:
+def _work(plan: "Plan", track: str | None) -> Answer:
     from offrl import training
     from offrl.checkpoint import TrainedRun
+    from offrl.tracking import Tracking
 
     settings = plan.run.settings
     print_settings(plan)
@@ -159,9 +171,15 @@ def _work(plan: "Plan") -> Answer:
     endings = Endings()
     label = f"{plan.run.algorithm} on {plan.dataset.id}"
     resume = f"offrl train {code}--out {quoted(plan.dir)} --resume"
-    with going_on(resume), Training(label, settings.steps) as show:
+    resume += f" --track {track}" if track else ""
+    with (
+        Tracking(track, plan.run, plan.dir) as tell,
+        going_on(resume),
+        Training(label, settings.steps) as show,
+    ):
         for event in training.train(plan):
             show(event)
+            tell(event)
             endings.see(event)
     result = TrainedRun(plan.dir, plan.run, settings.seeds).result
     for warning in result.get("warnings", ()):

@@ -1,8 +1,10 @@
-"""Controllers that solve three classic environments from the raw observation.
+"""Controllers that solve five classic environments from the raw observation.
 
     pendulum-swing-up     Pendulum-v1                 energy pumping, then proportional-derivative
     cartpole-balance      CartPole-v1                 the sign of a linear feedback
     mountain-car-pump     MountainCarContinuous-v0    a constant push along the velocity
+    mountain-car-swing    MountainCar-v0              a full push along the velocity
+    acrobot-swing         Acrobot-v1                  a torque against the inner joint's turn
 
 Each is a deterministic function of one observation; noise and exploration are added around it by
 `behaviors`.
@@ -70,6 +72,21 @@ def mountain_car_pump(obs: Any) -> np.ndarray:
     return np.array([0.6 if float(obs[1]) >= 0.0 else -0.6], np.float32)
 
 
+def mountain_car_swing(obs: Any) -> int:
+    """Return 2 (push right) where the velocity is not to the left, else 0."""
+    return 2 if float(obs[1]) >= 0.0 else 0
+
+
+def acrobot_swing(obs: Any) -> int:
+    """Return the torque, 0 (-1) or 2 (+1), that adds to the swing of the inner joint.
+
+    A torque on the elbow pushes the inner arm the other way, so it is against that arm's turn, less
+    0.8 of the elbow's own, which would else wind up.
+    """
+    inner, elbow = float(obs[4]), float(obs[5])
+    return 2 if inner - 0.8 * elbow < 0.0 else 0
+
+
 CONTROLLERS: dict[str, BuiltIn] = {
     "pendulum-swing-up": BuiltIn(
         pendulum_swing_up, "Pendulum-v1", (3,), spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -78,4 +95,6 @@ CONTROLLERS: dict[str, BuiltIn] = {
     "mountain-car-pump": BuiltIn(
         mountain_car_pump, "MountainCarContinuous-v0", (2,), spaces.Box(-1.0, 1.0, (1,), np.float32)
     ),
+    "mountain-car-swing": BuiltIn(mountain_car_swing, "MountainCar-v0", (2,), spaces.Discrete(3)),
+    "acrobot-swing": BuiltIn(acrobot_swing, "Acrobot-v1", (6,), spaces.Discrete(3)),
 }

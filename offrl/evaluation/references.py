@@ -2,6 +2,8 @@
 
 score = 100 (return - random) / (expert - random), returns being undiscounted sums of raw rewards.
 `references.toml` is the registry; a dataset's own `ref_min_score` and `ref_max_score` go first.
+What offrl measured of an environment whose scores follow D4RL is told beside it and scores nothing,
+so that a score means what it does in papers.
 """
 
 import math
@@ -13,7 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from offrl.errors import ConfigError, CorruptDataError
+from offrl.errors import ConfigError, CorruptDataError, NotFoundError, suggest
+from offrl.evaluation.statistics import mean_interval
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,32 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Returns of a random and perhaps of an expert policy in an environment, as offrl saw them."""
+
+    env: str
+    n: int  # episodes of each
+    random: float
+    random_std: float
+    source: str
+    expert: float | None = None
+    expert_std: float | None = None
+    policy: str | None = None  # the expert
+    seed: int | None = None
+    max_steps: int | None = None
+    versions: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known, with Student-t intervals of the means, as JSON."""
+        known = {key: value for key, value in vars(self).items() if value is not None}
+        for name in ("random", "expert"):
+            mean, std = known.get(name), known.get(f"{name}_std")
+            if mean is not None and std is not None:
+                known[f"{name}_ci"] = list(mean_interval(mean, std, self.n))
+        return known
+
+
+@dataclass(frozen=True)
 class _Row:
     reference: Reference
     datasets: tuple[str, ...]
@@ -57,6 +86,40 @@ def _rows() -> tuple[_Row, ...]:
         )
         for row in rows
     )
+
+
+@cache
+def _measured() -> tuple[Measured, ...]:
+    text = files("offrl.evaluation").joinpath("references.toml").read_text(encoding="utf-8")
+    own = tuple(Measured(**row) for row in tomllib.loads(text)["measured"])
+    scoring = [(row.envs, row.reference) for row in _rows() if row.reference.n is not None]
+    return own + tuple(_as_measured(env, known) for envs, known in scoring for env in envs)
+
+
+def _as_measured(env: str, known: Reference) -> Measured:
+    shared = ("n", "random", "random_std", "source", "expert", "expert_std", "policy")
+    values: dict[str, Any] = {k: getattr(known, k) for k in (*shared, "max_steps", "versions")}
+    return Measured(env=env, seed=known.seed, **values)
+
+
+def measured(env_id: str) -> Measured | None:
+    """Return what offrl measured in an environment; None where it did not."""
+    return next((one for one in _measured() if one.env == env_id), None)
+
+
+def tell(name: str) -> tuple[Reference | None, Measured | None]:
+    """Return by what an environment, or a dataset, is scored, and what offrl measured in it.
+
+    Raises NotFoundError, with the nearest name, where there is neither.
+    """
+    scoring, own = lookup(name) or lookup(dataset_id=name), measured(name)
+    if scoring is None and own is None:
+        names = {one.env for one in _measured()} | {e for row in _rows() for e in row.envs}
+        raise NotFoundError(
+            f"Nobody measured a random and an expert policy in '{name}'.{suggest(name, names)}",
+            "Collect episodes of both: offrl collect --env ENV --policy random --episodes 100.",
+        )
+    return scoring, own
 
 
 def references() -> tuple[Reference, ...]:

@@ -34,6 +34,22 @@ def interval(
     return mean - half, mean + half
 
 
+def mean_interval(
+    mean: float, deviation: float, n: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the Student-t interval of a mean of `n` values with that `deviation`, as `interval`.
+
+    Raises ConfigError where n is below 2.
+    """
+    if n < 2:
+        raise ConfigError(f"A mean of {n} values has no interval.")
+    from scipy import special
+
+    quantile = float(special.stdtrit(n - 1, (1.0 + level) / 2.0))
+    half = quantile * deviation / float(np.sqrt(n))
+    return mean - half, mean + half
+
+
 def mean(values: Sequence[float] | np.ndarray) -> float:
     """Return the mean of `values` [n], exactly their value where all are equal."""
     sample = np.asarray(values, dtype=np.float64).reshape(-1)

@@ -45,6 +45,7 @@ from offrl.online.schedule import RecentConfig, ReplayConfig
 from offrl.online.worlds import Worlds
 from offrl.policy import Policy, threads
 from offrl.run import FORMAT, read_toml
+from offrl.tracking import Tracking
 from offrl.watch import Extremes
 from offrl.workers import Job, work
 
@@ -57,17 +58,18 @@ def finetune(
     env_steps: int,
     *,
     on_event: Callable[[Event], None] | None = None,
+    track: str | None = None,
     **settings: Any,
 ) -> TrainedRun:
     """Let the policy of a run act and go on learning; the same as `offrl finetune`.
 
     `settings` are those of `online.plan.resolve`: out, resume, seeds, device, compile, precision,
-    threads, step_timeout, and the tables `hyperparameters` and `online`. Raises ConfigError before
-    anything is
-    written, after the other seeds are done NumericsError where one has diverged, FloorError where
-    one fell below its floor.
+    threads, step_timeout, and the tables `hyperparameters` and `online`; `track` is wandb, mlflow
+    or trackio, to which the metrics go too. Raises ConfigError before anything is written, after
+    the other seeds are done NumericsError where one has diverged, FloorError where one fell below
+    its floor.
     """
-    return _run(resolve(env=env, env_steps=env_steps, run=run, **settings), on_event)
+    return _run(resolve(env=env, env_steps=env_steps, run=run, **settings), on_event, track)
 
 
 def fit_online(
@@ -76,16 +78,21 @@ def fit_online(
     env_steps: int,
     *,
     on_event: Callable[[Event], None] | None = None,
+    track: str | None = None,
     **settings: Any,
 ) -> TrainedRun:
     """Train `algo` from scratch by acting; the same as `offrl train --env`. As `finetune` else."""
-    return _run(resolve(algo, env, env_steps, **settings), on_event)
+    return _run(resolve(algo, env, env_steps, **settings), on_event, track)
 
 
-def _run(plan: OnlinePlan, on_event: Callable[[Event], None] | None) -> TrainedRun:
+def _run(
+    plan: OnlinePlan, on_event: Callable[[Event], None] | None, track: str | None
+) -> TrainedRun:
     endings = Endings()
-    with closing(train(plan)) as events:  # a consumer that raises stops the run where it stands
+    # A consumer that raises stops the run where it stands.
+    with Tracking(track, plan.run, plan.dir) as tell, closing(train(plan)) as events:
         for event in events:
+            tell(event)
             if on_event:
                 on_event(event)
             endings.see(event)

@@ -21,10 +21,14 @@ RIDGE = 1e-6
 MOST = 25  # cuts; of longer episodes evenly spaced ones, which the authors allow
 
 
-def omega(contributions: Floats) -> Floats:
-    """n cov over the episodes, [J, J], of contributions [n, J] that add up to the J estimates."""
-    n, cuts = contributions.shape
-    return n * np.cov(contributions, rowvar=False).reshape(cuts, cuts)
+def omega(contributions: Floats, counts: Floats) -> Floats:
+    """n cov over the episodes, [J, J], of contributions [m, J] that add up to the J estimates.
+
+    `counts` [m] says how many of the n episodes each row stands for.
+    """
+    cuts, times = contributions.shape[1], counts.astype(np.int64)
+    found = np.cov(contributions, rowvar=False, fweights=times)
+    return int(times.sum()) * found.reshape(cuts, cuts)
 
 
 def weights_of(matrix: Floats) -> Floats:
@@ -89,8 +93,7 @@ def _mixed(parts: Floats, counts: Floats) -> float:
     found, n = counts @ parts, int(counts.sum())
     if n < 2:
         return float(found[-1])
-    spread = n * np.cov(parts, rowvar=False, fweights=counts.astype(np.int64))
-    spread = spread.reshape(len(found), len(found))
+    spread = omega(parts, counts)
     quantile = float(special.stdtrit(n - 1, (1 + LEVEL) / 2))
     half = quantile * float(np.sqrt(max(float(spread[-1, -1]), 0.0)))
     away = found - found[-1]

@@ -24,6 +24,9 @@ COMMANDS = [
     ("algos",),
     ("train",),
     ("eval",),
+    ("compare",),
+    ("references",),
+    ("select",),
 ]
 
 

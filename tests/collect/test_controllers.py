@@ -35,6 +35,13 @@ def test_the_car_reaches_the_top_with_little_fuel() -> None:
     assert returns("mountain-car-pump", 20).min() > 90.0
 
 
+def test_the_car_of_three_choices_and_the_acrobot_reach_their_height_before_time_is_up() -> None:
+    assert returns("mountain-car-swing", 20).min() > -150.0  # 200 steps is never
+    found = returns("acrobot-swing", 20)
+    assert found.mean() > -110.0
+    assert found.min() > -500.0
+
+
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_a_controller_knows_the_spaces_of_its_environment(name: str) -> None:
     env = make_env(CONTROLLERS[name].env_id)

@@ -1,12 +1,22 @@
 """The registry of reference returns, and the score that follows from a row of it."""
 
+import json
 import math
 from collections.abc import Mapping
 
 import pytest
 
 from offrl.errors import ConfigError, CorruptDataError
-from offrl.evaluation.references import Reference, lookup, references, require_apart, score
+from offrl.evaluation.references import (
+    Reference,
+    lookup,
+    references,
+    require_apart,
+    score,
+    tell,
+)
+from offrl.evaluation.statistics import interval, mean_interval
+from offrl_cli import main
 
 ADROIT = {
     "pen": (96.262799, 3076.8331018, 100),
@@ -192,3 +202,63 @@ def test_offrls_own_references_tell_how_they_were_measured(env: str, dataset: st
     assert reference.policy
     assert reference.versions is not None
     assert "gymnasium" in reference.versions
+
+
+def test_what_offrl_measured_stands_beside_what_papers_score_by_and_scores_nothing() -> None:
+    scoring, own = tell("Hopper-v5")
+    assert scoring is not None
+    assert own is not None
+    assert scoring.source == "D4RL, d4rl/infos.py"
+    assert lookup("Hopper-v5") == scoring
+    page = own.to_dict()
+    low, high = page["random_ci"]
+    assert low < page["random"] < high
+    assert low > scoring.random  # another version of the environment
+    assert page["n"] >= 50
+    assert page["expert_ci"][0] > 2000
+    assert "rl-baselines3-zoo" in page["policy"]
+
+
+@pytest.mark.parametrize(
+    "env",
+    ["Pendulum-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"],
+)
+def test_classic_control_is_scored_by_what_offrl_measured(env: str) -> None:
+    scoring, own = tell(env)
+    assert scoring is not None
+    assert own is not None
+    assert (scoring.random, scoring.expert, scoring.n) == (own.random, own.expert, own.n)
+    assert own.n == 1000
+    assert own.to_dict()["expert_ci"][0] <= scoring.expert <= own.to_dict()["expert_ci"][1]
+
+
+def test_an_interval_of_a_measured_mean_is_that_of_its_values() -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    found = mean_interval(3.0, math.sqrt(2.5), 5)
+    assert found == pytest.approx(interval(values), abs=1e-12)
+    with pytest.raises(ConfigError, match="no interval"):
+        mean_interval(3.0, 0.0, 1)
+
+
+def test_a_dataset_is_told_by_its_own_name() -> None:
+    scoring, own = tell("D4RL/pen/human-v2")
+    assert scoring is not None
+    assert scoring.task == "pen"
+    assert own is None
+
+
+def test_the_command_prints_both_and_an_unknown_environment_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["references", "Hopper-v5", "--json"]) == 0
+    page = json.loads(capsys.readouterr().out)
+    assert page["scored_by"]["expert"] == 3234.3
+    assert page["measured"]["env"] == "Hopper-v5"
+    assert main(["references", "Hopper-v5"]) == 0
+    out = capsys.readouterr().out
+    assert "D4RL" in out
+    assert "benchmarks/references.py" in out
+    assert main(["references", "Swimmer-v5"]) == 0
+    assert "scored by nothing" in capsys.readouterr().out
+    assert main(["references", "Hoper-v5"]) == 2
+    assert "Did you mean 'Hopper-v5'?" in capsys.readouterr().err

@@ -67,6 +67,16 @@ def test_a_run_leaves_its_settings_its_curve_and_what_came_of_it():
     assert sum(float(row["online/episodes"]) for row in trained) == 1  # of 200 steps
 
 
+def test_every_checkpoint_is_kept_and_its_policy_acts():
+    run("r")
+    kept = [checkpoints.read(path) for path in checkpoints.folders(Path("r/seed_0")).values()]
+    assert [found.page["env_step"] for found in kept] == [0, 70, 140, 210, 280, 300]
+    assert [found.step for found in kept] == [0, 30, 100, 170, 240, 260]  # none in the warm-up
+    trained, obs = offrl.load_run("r"), [1.0, 0.0, 0.0]
+    actions = [float(trained.policy(checkpoint=found.step).predict(obs)[0]) for found in kept]
+    assert len(set(actions)) == 6
+
+
 @pytest.mark.parametrize("changes", [{}, {"n_envs": 3}, {"updates_per_step": 2.5}, {"env": "x"}])
 def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_bits(changes: dict[str, Any]):
     if changes == {"env": "x"}:

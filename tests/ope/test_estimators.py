@@ -161,7 +161,9 @@ class TestEpisodesThatWereCut:
 class TestMagic:
     def test_omega_is_n_times_the_covariance_of_the_contributions(self):
         parts = np.array([[0.1, 0.2], [0.2, 0.2], [0.3, 0.1], [0.2, 0.1]])
-        found = magic.omega(parts)
+        found = magic.omega(parts, np.ones(4))
+        twice = magic.omega(parts[[0, 1, 2, 3, 3]], np.ones(5))
+        assert close(magic.omega(parts, np.array([1.0, 1, 1, 2])), twice)
         assert close(found, [[2 / 75, -1 / 75], [-1 / 75, 1 / 75]])
         assert not close(np.cov(parts, rowvar=False), found)  # without the n
 
