@@ -168,13 +168,13 @@ class Loop(ABC, Generic[S, M]):
             return self._acting(in_double(own)).log_prob(action).numpy()
 
     def _policy(self) -> nn.Module:
-        """The policy network with the parameters of `now`, by reference."""
+        """The policy network with the parameters of `now`, where the environments are: on the CPU."""
         network = self.modules["policy"]
         tensors = self.now.state["params"]["policy"]
         for name, parameter in network.named_parameters():
-            parameter.data = tensors[name]
+            parameter.data = tensors[name].cpu()  # itself, where it is there
         for name, buffer in network.named_buffers():
-            buffer.data = self.now.state["buffers"]["policy"][name]
+            buffer.data = self.now.state["buffers"]["policy"][name].cpu()
         return network
 
     def _remember(self, step: Lived, log_prob: Tensor) -> None:
