@@ -168,7 +168,7 @@ class Loop(ABC, Generic[S, M]):
             return self._acting(in_double(own)).log_prob(action).numpy()
 
     def _policy(self) -> nn.Module:
-        """The policy network with the parameters of `now`, where the environments are: on the CPU."""
+        """The policy network with the parameters of `now`, on the CPU as the environments are."""
         network = self.modules["policy"]
         tensors = self.now.state["params"]["policy"]
         for name, parameter in network.named_parameters():
