@@ -39,7 +39,7 @@ from offrl.errors import (
 from offrl.learner import State
 from offrl.nn import Head, policy_head
 from offrl.policy import Policy
-from offrl.run import FORMAT, Run, read_run
+from offrl.run import FORMAT, Run, read_result, read_run
 
 _STATE, _PAGE = "state.safetensors", "checkpoint.toml"
 STEP, SELECTED = "step", "selected"  # kinds of checkpoints, and how their folders begin
@@ -195,9 +195,8 @@ class TrainedRun:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What result.json holds."""
-        path = self.dir / "result.json"
-        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+        """What result.json holds; raises what `read_result` does."""
+        return read_result(self.dir)
 
     def policy(
         self,

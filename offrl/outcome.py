@@ -10,7 +10,7 @@ from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, T
 from offrl.keeping import selected
 from offrl.logs import read_metrics
 from offrl.plan import Plan
-from offrl.run import FORMAT
+from offrl.run import FORMAT, read_result
 from offrl.watch import Earnings, Watch
 
 TRIED = "eval/return_mean"  # in metrics.csv
@@ -66,7 +66,7 @@ class Outcome:
         """Write result.json, keeping evaluations; `shares` are the seeds that took turns."""
         plan = self.plan
         path, settings = plan.dir / "result.json", plan.run.settings
-        old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        old = read_result(plan.dir)
         taking = {event.seed: event.seconds for event in self.finished}
         seconds = sum(taking.values())
         taken = sum(event.step for event in self.finished)

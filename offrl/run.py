@@ -1,5 +1,6 @@
 """`Run`: all that decides what a training run computes, resolved once, written as run.toml."""
 
+import json
 import platform
 import tomllib
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from offrl.errors import (
 )
 
 FORMAT = 1
+RESULT = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,4 +263,28 @@ def current_versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
+    return found
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What a run's result.json holds; nothing where there is none.
+
+    Raises CorruptDataError where it is damaged, IncompatibleVersionError for another format.
+    """
+    path = folder / RESULT
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CorruptDataError(
+            f"{path} cannot be read: {error}.", "Mend it, or move it away."
+        ) from error
+    if not isinstance(found, dict):
+        raise CorruptDataError(f"{path} is not a JSON object.", "Mend it, or move it away.")
+    if found.get("format", FORMAT) != FORMAT:
+        raise IncompatibleVersionError(
+            f"{path} has format {found['format']}; this offrl reads format {FORMAT}.",
+            "Install the offrl that wrote it.",
+        )
     return found

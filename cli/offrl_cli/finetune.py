@@ -118,6 +118,7 @@ def act(
     """Resolve an online run, train it, and say what came of it."""
     from offrl.online import plan as planning
     from offrl.online import training
+    from offrl.run import read_result
     from offrl.tracking import Tracking
 
     plan = planning.resolve(algo, env, env_steps, **settings)
@@ -139,7 +140,7 @@ def act(
             show(event)
             tell(event)
             endings.see(event)
-    result = training.result_of(plan.dir)
+    result = read_result(plan.dir)
     for warning in result.get("warnings", ()):
         note(f"warning: {warning}")
     endings.check(plan.dir)

@@ -14,15 +14,13 @@ from offrl.data.dataset import Dataset, load
 from offrl.data.durable import write_file
 from offrl.data.spec import Spec
 from offrl.environments import env_description, other_version, version_note
-from offrl.errors import ConfigError, CorruptDataError, IncompatibleVersionError, OffrlError
+from offrl.errors import ConfigError, OffrlError
 from offrl.evaluation.references import Reference, lookup, require_apart
 from offrl.evaluation.rollouts import Env, rollout
 from offrl.evaluation.summary import Evaluation, SeedEvaluation, seed_evaluation, summarise
 from offrl.guard import Makers, makers
 from offrl.policy import threads
-from offrl.run import FORMAT
-
-RESULT = "result.json"
+from offrl.run import FORMAT, RESULT, read_result
 
 
 @runtime_checkable
@@ -60,7 +58,7 @@ def evaluate(
     """
     started = time.perf_counter()
     judged = _judged(subject, checkpoint)
-    kept = {} if judged.dir is None else _read_result(judged.dir)
+    kept = {} if judged.dir is None else read_result(judged.dir)
     with makers(step_timeout) as made:
         stage = _stage(env, judged, trust_env, made)
         reference = _reference(stage, judged)
@@ -91,7 +89,7 @@ def evaluate(
         wall_seconds=time.perf_counter() - started,
     )
     if judged.dir is not None:
-        page = {**_read_result(judged.dir), "format": FORMAT, "evaluation": result.to_dict()}
+        page = {**read_result(judged.dir), "format": FORMAT, "evaluation": result.to_dict()}
         _write_result(judged.dir, page)
     return result
 
@@ -216,26 +214,6 @@ def _told(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
         for seed, _, _ in judged.policies
         for text in said.get(str(seed), ())
     ]
-
-
-def _read_result(folder: Path) -> dict[str, Any]:
-    path = folder / RESULT
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CorruptDataError(
-            f"{path} cannot be read: {error}.", "Mend it, or move it away."
-        ) from error
-    if not isinstance(found, dict):
-        raise CorruptDataError(f"{path} is not a JSON object.", "Mend it, or move it away.")
-    if found.get("format", FORMAT) != FORMAT:
-        raise IncompatibleVersionError(
-            f"{path} has format {found['format']}; this offrl reads format {FORMAT}.",
-            "Install the offrl that wrote it.",
-        )
-    return found
 
 
 def _write_result(folder: Path, page: Mapping[str, Any]) -> None:

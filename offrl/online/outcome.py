@@ -21,7 +21,7 @@ from offrl.logs import read_metrics
 from offrl.online.loop import POSSIBLE_HIGH, POSSIBLE_LOW
 from offrl.online.plan import OnlinePlan
 from offrl.online.recording import recorded_id
-from offrl.run import FORMAT
+from offrl.run import FORMAT, read_result
 from offrl.watch import LIVED, Earnings, Span, Watch
 
 
@@ -133,7 +133,7 @@ class Outcome:
         taking = {seed: event.seconds for seed, event in self.finished.items()}
         seconds = sum(taking.values())
         path = plan.dir / "result.json"
-        old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        old = read_result(plan.dir)
         result = {
             "format": FORMAT,
             "run": str(plan.dir),

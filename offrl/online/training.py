@@ -1,6 +1,5 @@
 """Training by acting: every seed of an online run, its files, and what came of it."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -315,12 +314,6 @@ def _values(event: Trained | Evaluated) -> dict[str, float]:
     else:
         found = {"eval/return_mean": float(event.evaluation["return_mean"])}
     return {"step": event.step, **found}
-
-
-def result_of(folder: Path) -> dict[str, Any]:
-    """What a run's result.json holds; nothing where there is none yet."""
-    path = folder / "result.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def main(words: list[str]) -> int:

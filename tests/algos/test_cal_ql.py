@@ -20,6 +20,7 @@ from offrl.errors import ConfigError
 from offrl.learner import Learner
 from offrl.online import training
 from offrl.online.plan import resolve
+from offrl.run import read_result
 from offrl.testing import Trial
 
 CALQL: Any = get("cal-ql")
@@ -299,4 +300,4 @@ def test_from_scratch_it_acts_without_a_log():
     made = resolve("cal-ql", "CartPole-v1", 60, out="s", online=online, hyperparameters=small,
                    compile="off")  # fmt: skip
     list(training.train(made))
-    assert training.result_of(Path("s"))["after"] is not None
+    assert read_result(Path("s"))["after"] is not None

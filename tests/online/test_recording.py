@@ -23,6 +23,7 @@ from offrl.online import training
 from offrl.online.exploring import exploring, in_double
 from offrl.online.plan import resolve
 from offrl.online.recording import Recording, recorded_id
+from offrl.run import read_result
 
 SMALL: dict[str, Any] = {"hidden_size": 8, "batch_size": 16}
 ONLINE: dict[str, Any] = {
@@ -187,7 +188,7 @@ def test_every_seed_has_a_dataset_of_its_own():
     list(training.train(plan(n=120, seeds=(0, 3))))
     for seed in (0, 3):
         assert offrl.load(f"me/acting-seed-{seed}-v0").n_steps == 120
-    recorded = training.result_of(Path("r"))["recorded"]
+    recorded = read_result(Path("r"))["recorded"]
     assert recorded == {"0": "me/acting-seed-0-v0", "3": "me/acting-seed-3-v0"}
     assert recorded_id("me/a-v1-v2", 4, (4,)) == "me/a-v1-v2"
 

@@ -24,6 +24,7 @@ from offrl.online import training
 from offrl.online.loop import Loop
 from offrl.online.plan import resolve
 from offrl.online.rollout_loop import RolloutLoop
+from offrl.run import read_result
 
 SMALL: dict[str, Any] = {"hidden_size": 8, "batch_size": 16}
 BRIEF: dict[str, Any] = {"value_steps": 6, "policy_steps": 10}
@@ -383,6 +384,6 @@ def test_ppo_reaches_500_on_cartpole(seed: int):
 def test_awr_improves_from_scratch(env: str):
     training.fit_online("awr", env, 40_000, out="r", compile="off",
                         hyperparameters={"hidden_size": 64})  # fmt: skip
-    result = training.result_of(Path("r"))
+    result = read_result(Path("r"))
     gain = {"CartPole-v1": 100.0, "Pendulum-v1": 300.0}[env]
     assert episodes("r", env) > result["before"] + gain

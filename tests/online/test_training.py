@@ -19,6 +19,7 @@ from offrl.events import Evaluated, Started
 from offrl.online import plan as planning
 from offrl.online import training
 from offrl.online.plan import resolve
+from offrl.run import read_result
 
 SMALL: dict[str, Any] = {"hidden_size": 8, "batch_size": 16}
 ONLINE: dict[str, Any] = {
@@ -181,7 +182,7 @@ def test_logged_rows_leave_the_batches_after_mix_steps():
                    online={**ONLINE, "mix_steps": 1}, compile="off")  # fmt: skip
     assert made.online.mix == 0.5
     list(training.train(made))  # the logged data would be missed if it were drawn from
-    result = training.result_of(Path("f"))
+    result = read_result(Path("f"))
     assert result["parent"] == "offline"
 
 
