@@ -172,10 +172,8 @@ def test_a_stop_closes_the_shard_and_says_how_to_go_on(
 ) -> None:
     process = begin("--episodes", 3000, "--workers", workers)
     await_episodes(8, process)
-    started = time.monotonic()
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert time.monotonic() - started < 10.0
     assert process.returncode == status
     # The environment is code, which runs only where it is typed: so the whole command comes back.
     said = err.splitlines()[-1]
@@ -183,7 +181,7 @@ def test_a_stop_closes_the_shard_and_says_how_to_go_on(
     assert said.endswith(f" --out {ID} --resume")
     assert "Traceback" not in err
     assert visible() == []
-    assert committed() >= 8
+    assert 8 <= committed() < 3000
 
 
 class TestRoom:
