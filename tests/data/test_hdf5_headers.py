@@ -82,7 +82,10 @@ def without_places_in_headers(found: Scanned) -> Scanned:
     """HDF5 does not say where in a header values lie."""
     return {
         number: {
-            name: replace(column, run=None) if name == "infos/few" else column
+            # Told by its name or by its type: damage may have changed one of them.
+            name: replace(column, run=None)
+            if name.endswith("/few") or column.dtype == ">i2"
+            else column
             for name, column in columns.items()
         }
         for number, columns in found.items()
