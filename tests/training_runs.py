@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,17 @@ def python(code: str, *words: str) -> "subprocess.Popen[str]":
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
+
+
+def killed(code: str, out: str, checkpoints: int) -> None:
+    """Run code in a process that is killed once seed 0 of `out` has so many checkpoints."""
+    process = python(code)
+    try:
+        deadline = time.monotonic() + 100
+        while len(list(Path(out, "seed_0", "checkpoints").glob("step_*"))) < checkpoints:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()

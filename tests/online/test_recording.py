@@ -1,9 +1,6 @@
 """Recording: the steps that were lived, their exact log-probabilities, and one fingerprint."""
 
 import math
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
-from training_runs import python
+from training_runs import killed
 
 import offrl
 from offrl import checkpoint as checkpoints
@@ -164,16 +161,7 @@ def test_a_run_that_is_killed_records_the_same_data():
         f"list(training.train(resolve('td3', 'Pendulum-v1', 250, out='k', hyperparameters={SMALL},"
         f" online={given}, compile='off')))"
     )
-    process = python(code)
-    try:
-        deadline = time.monotonic() + 60
-        while len(list(Path("k", "seed_0", "checkpoints").glob("step_*"))) < 3:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+    killed(code, "k", 3)
     list(training.train(resolve(out="k", resume=True)))
     assert offrl.load("me/killed-v0").fingerprint == whole
 

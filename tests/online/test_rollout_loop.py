@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training_runs import python, settings_of
+from training_runs import killed, settings_of
 
 import offrl
 from offrl import checkpoint as checkpoints
@@ -150,16 +148,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits():
         f"list(training.train(resolve('awr', 'CartPole-v1', 400, out='k', hyperparameters="
         f"{ {**SMALL, **BRIEF} }, online={ {**ONLINE, 'save_every': 30} }, compile='off')))"
     )
-    process = python(code)
-    try:
-        deadline = time.monotonic() + 100
-        while len(list(Path("k", "seed_0", "checkpoints").glob("step_*"))) < 4:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+    killed(code, "k", 4)
     list(training.train(resolve(out="k", resume=True)))
     assert same(state("whole"), state("k"))
     assert numbers("whole") == numbers("k")

@@ -3,14 +3,12 @@
 import csv
 import json
 import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training_runs import python, settings_of
+from training_runs import killed, settings_of
 
 import offrl
 from offrl import checkpoint as checkpoints
@@ -102,16 +100,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits():
         f"list(training.train(resolve('td3', 'Pendulum-v1', 400, out='k', hyperparameters={SMALL},"
         f" online={ONLINE}, compile='off')))"
     )
-    process = python(code)
-    try:
-        deadline = time.monotonic() + 60
-        while len(list(Path("k", "seed_0", "checkpoints").glob("step_*"))) < 2:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+    killed(code, "k", 2)
     list(training.train(resolve(out="k", resume=True)))
     assert same(state("whole"), state("k"))
     assert numbers("whole") == numbers("k")
