@@ -33,6 +33,7 @@ REQUIRED = (
 )
 EXTRAS = {
     "mujoco": ("mujoco", "MuJoCo environments", "pip install 'offrl[mujoco]'"),
+    "video": ("imageio_ffmpeg", "films of episodes", "pip install 'offrl[video]'"),
     "arrow": ("pyarrow", "tables of sweeps, Arrow storage of Minari", "pip install 'offrl[arrow]'"),
 }
 SCARCE = 2 * 1024**3  # bytes; a collected set is written twice before it is in place

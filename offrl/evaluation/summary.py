@@ -12,6 +12,7 @@ from offrl.errors import ConfigError
 from offrl.evaluation.references import Reference, score
 from offrl.evaluation.rollouts import Rollouts
 from offrl.evaluation.statistics import deviation, interval, mean
+from offrl.evaluation.video import Video
 from offrl.run import current_versions
 
 
@@ -64,6 +65,7 @@ class Evaluation:
     episode_seed: int | None = None  # of the episodes, not of the training
     wall_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict[str, str])
+    videos: tuple[Video, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON, the keys that scripts rely on first."""
@@ -74,10 +76,11 @@ class Evaluation:
             "notes": list(self.notes),
             "reference": None if self.reference is None else self.reference.to_dict(),
             "seeds": [seed.to_dict() for seed in self.seeds],
+            "videos": [video.to_dict() for video in self.videos],
         }
 
 
-_NESTED = ("seeds", "reference", "notes")
+_NESTED = ("seeds", "reference", "notes", "videos")
 
 
 def summarise(

@@ -20,7 +20,6 @@ KEYS = (
     *("largest_weight_share", "largest_log_weight", "lost_support_from_step"),
 )
 LOST = 3.0  # standard errors that a mean weight stays below 1
-ROUNDING = 1e-6  # of a weight, by a step's probabilities of float32 networks
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ def diagnose(data: Trajectories) -> Weights:
         weight = np.exp(np.minimum(log_weight, 600.0))
     mean, n = weight.mean(0), data.n
     error = weight.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(steps, np.inf)
-    rounding = ROUNDING * np.arange(1, steps + 1)  # where all weights are equal it is all there is
-    below = np.flatnonzero(mean + LOST * error < 1 - rounding)
+    below = np.flatnonzero(mean + LOST * error < 1 - 1e-9)
     last, _ = scaled(data.last_log_weight)
     return Weights(
         n=n,
