@@ -193,6 +193,34 @@ class TestCriticsJudgeWhatTheyDidNotLearnFrom:
         assert "diverged" in (found.estimates["fqe"].refused or "")
         assert found.estimates["wis"].refused is None
 
+    def test_a_policy_that_earns_all_there_is_has_not_diverged(self):
+        n, steps = 20, 40  # a reward of 1 a step for ever: every true value is the largest possible
+        rng = np.random.default_rng(0)
+        ends = np.tile(np.arange(steps) == steps - 1, n)
+        data = Dataset.from_arrays(
+            rng.normal(size=(n * (steps + 1), 2)).astype(np.float32),
+            rng.integers(2, size=n * steps),
+            np.ones(n * steps),
+            np.zeros(n * steps, bool),
+            ends,
+            behavior_log_prob=np.full(n * steps, np.log(0.5)),
+            action_space=spaces.Discrete(2),
+        )
+        settings: dict[str, Any] = QUICK | {"fqe_steps": 200, "fqe_target_rate": 0.2}
+        found = judge(of_h2, data, discount=0.8, estimators=["fqe"], **settings)
+        assert found.candidates[0][1].estimates["fqe"].value == pytest.approx(5, abs=0.3)
+
+    def test_a_target_too_slow_for_the_discount_is_said_not_to_have_settled(self):
+        data = two_steps(200)
+
+        def notes(**settings: Any) -> str:
+            given = QUICK | {"fqe_steps": 200, "fqe_batch_size": 128, "fqe_lr": 5e-3} | settings
+            found = judge(of_h2, data, discount=0.9, estimators=["fqe"], **given)
+            return " ".join(found.candidates[0][1].notes)
+
+        assert "has not settled" in notes(fqe_target_rate=1e-3)
+        assert "has not settled" not in notes(fqe_target_rate=0.1)
+
     def test_q_and_v_of_h2_are_found(self):
         data = two_steps(200)
         settings: dict[str, Any] = QUICK | {
