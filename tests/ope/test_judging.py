@@ -206,7 +206,11 @@ class TestCriticsJudgeWhatTheyDidNotLearnFrom:
             behavior_log_prob=np.full(n * steps, np.log(0.5)),
             action_space=spaces.Discrete(2),
         )
-        settings: dict[str, Any] = QUICK | {"fqe_steps": 200, "fqe_target_rate": 0.2}
+        settings: dict[str, Any] = QUICK | {
+            "fqe_steps": 400,
+            "fqe_target_rate": 0.2,
+            "fqe_lr": 1e-2,
+        }
         found = judge(of_h2, data, discount=0.8, estimators=["fqe"], **settings)
         assert found.candidates[0][1].estimates["fqe"].value == pytest.approx(5, abs=0.3)
 
