@@ -26,6 +26,7 @@ KEYS = (
     *("thin_from_step", "mean_ratio"),
 )
 LOST = 3.0  # standard errors that a mean weight stays below 1
+ROUNDING = 1e-3  # of a mean weight, which float32 log-probabilities may cost in 1,000 steps
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def diagnose(data: Trajectories) -> Weights:
         weight = np.exp(np.minimum(log_weight, 600.0))
     mean, n = weight.mean(0), data.n
     error = weight.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(steps, np.inf)
-    below = np.flatnonzero(mean + LOST * error < 1 - 1e-9)
+    below = np.flatnonzero(mean + LOST * error < 1 - ROUNDING)
     last, _ = scaled(data.last_log_weight)
     first = int(below[0]) if below.size else None
     gone, ratio = _missing(data, steps if first is None else first + 1)
@@ -109,4 +110,4 @@ def _missing(data: Trajectories, steps: int) -> tuple[bool, float]:
         away = np.exp(np.minimum(data.log_ratio[:, :steps], 600.0)) - 1
     sums = np.where(going, away, 0.0).sum(1)  # an episode's steps depend on one another
     error = sums.std(ddof=1) / np.sqrt(data.n) if data.n > 1 else np.inf
-    return bool(sums.mean() + LOST * error < -1e-9), 1 + float(sums.sum() / going.sum())
+    return bool(sums.mean() + LOST * error < -ROUNDING), 1 + float(sums.sum() / going.sum())

@@ -128,6 +128,16 @@ class TestEpisodesOfSeveralSteps:
         page = found.to_dict()
         assert (page["thin_from_step"], page["lost_support_from_step"]) == (thin, None)
 
+    def test_the_behaviour_in_float32_is_still_the_behaviour(self):
+        chance = np.full(400, 1 / 3)
+        found = estimate(
+            np.ones(400), np.log(chance).astype(np.float32) - 3e-8, np.log(chance), min_uplift=-1.0
+        )
+        assert found.weights is not None
+        assert (found.weights.lost_from, found.weights.thin_from) == (None, None)
+        assert found.decision is not None
+        assert found.decision.verdict == "ship"
+
     def test_one_episode_has_no_interval_and_no_verdict(self):
         found = estimate([1.0], [0.0], [0.0], min_ess=0.0, min_uplift=0.0)
         assert found.estimates["ips"].bounds is None
