@@ -31,22 +31,6 @@ from offrl.training import fit, train
 REF = "toy/box-v0"
 
 
-@pytest.fixture
-def spread(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[str]"]:
-    """Seeds go to two processes however short the run is; those that were started."""
-    started: list[subprocess.Popen[str]] = []
-    start = workers._start
-
-    def kept(*args: Any) -> "subprocess.Popen[str]":
-        started.append(start(*args))
-        return started[-1]
-
-    monkeypatch.setattr(workers, "SPREAD_FROM", 1)
-    monkeypatch.setattr(workers, "_start", kept)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    return started
-
-
 @pytest.mark.parametrize("algo", ["bc", "awr"])
 def test_stopped_anywhere_a_run_ends_as_if_it_had_not_been(algo: str, tmp_path: Path):
     saved_dataset()
