@@ -74,6 +74,7 @@ def evaluate(
                     seed=seed,
                     n_envs=n_envs,
                     step_limit=step_limit,
+                    discount=judged.discount,
                     progress=_part(progress, number, len(judged.policies)),
                 )
             found.append(seed_evaluation(played, training_seed, step))
@@ -86,6 +87,7 @@ def evaluate(
         checkpoint=None if judged.dir is None else str(checkpoint),
         picked=judged.picked,
         episode_seed=seed,
+        discount=judged.discount,
         wall_seconds=time.perf_counter() - started,
     )
     if judged.dir is not None:
@@ -105,6 +107,7 @@ class _Judged:
     dataset: Dataset | None = None
     notes: tuple[str, ...] = ()
     picked: str | None = None  # how the checkpoints were
+    discount: float | None = None  # that the run learned with
 
 
 def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) -> _Judged:
@@ -132,7 +135,9 @@ def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) ->
         notes = (f"The run's dataset is there but was left aside: {error.cause}",)
     named = run.settings.dataset if dataset is None else dataset.id
     how = "; ".join(dict.fromkeys(picked))
-    return _Judged(tuple(policies), subject.dir, run.env, named, dataset, notes, how)
+    given = run.config.get("discount")
+    discount = float(given) if isinstance(given, int | float) else None
+    return _Judged(tuple(policies), subject.dir, run.env, named, dataset, notes, how, discount)
 
 
 @dataclass(frozen=True)
