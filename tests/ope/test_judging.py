@@ -297,7 +297,8 @@ class TestCandidates:
     def test_a_greedy_policy_is_judged_however_it_is_said_to_act(self, acts: str):
         data = choices(100)
         run = offrl.fit("dqn", data, holdout=0.2, out="run", **SMALL)
-        found = judge(run, data, acts=acts, min_ess=0.0, **QUICK | {"fqe_steps": 5})
+        settings: dict[str, Any] = QUICK | {"fqe_steps": 5, "min_ess": 0.0, "acts": acts}
+        found = judge(run, data, **settings)
         one = found.candidates[0][1].estimates
         assert one["dm"].value is not None
         assert one["dr"].refused is None
