@@ -82,6 +82,7 @@ def evaluate(
                     seed=seed,
                     n_envs=n_envs,
                     step_limit=step_limit,
+                    discount=judged.discount,
                     progress=tell.part(episodes),
                 )
             found.append(seed_evaluation(played, training_seed, step))
@@ -94,6 +95,7 @@ def evaluate(
         checkpoint=None if judged.dir is None else str(checkpoint),
         picked=judged.picked,
         episode_seed=seed,
+        discount=judged.discount,
         wall_seconds=time.perf_counter() - started,
     )
     _keep(judged, result)  # before the films: what goes wrong there takes no number away
@@ -131,6 +133,7 @@ class _Judged:
     dataset: Dataset | None = None
     notes: tuple[str, ...] = ()
     picked: str | None = None  # how the checkpoints were
+    discount: float | None = None  # that the run learned with
 
 
 def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) -> _Judged:
@@ -158,7 +161,9 @@ def _judged(subject: TrainedRun | Acting | str | Path, checkpoint: str | int) ->
         notes = (f"The run's dataset is there but was left aside: {error.cause}",)
     named = run.settings.dataset if dataset is None else dataset.id
     how = "; ".join(dict.fromkeys(picked))
-    return _Judged(tuple(policies), subject.dir, run.env, named, dataset, notes, how)
+    given = run.config.get("discount")
+    discount = float(given) if isinstance(given, int | float) else None
+    return _Judged(tuple(policies), subject.dir, run.env, named, dataset, notes, how, discount)
 
 
 @dataclass(frozen=True)
