@@ -16,7 +16,7 @@ $(UP_TO_DATE): pyproject.toml constraints.txt
 		|| { echo "offrl needs Python 3.11 or newer: make install PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mujoco,arrow,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mujoco,arrow,figures,dev]'
 	@touch $@
 
 demo: install

@@ -29,6 +29,8 @@ class Recipe(NamedTuple):
 MANY = {"critics": 10, "layer_norm": True}
 RECIPES = {
     "td3": Recipe("td3", {}, {}, {"mix": 0.0}),
+    # td3 that starts from a good policy: a weight of 1e4 leaves nothing of the log's pull
+    "td3-bc-let-go": Recipe("td3-bc", {}, {"q_weight": 1e4}, {"mix": 0.0}),
     "td3-mixed": Recipe("td3", {}, {}, {"mix": 0.5}),
     "iql": Recipe("iql", {}, {}, {"mix": 0.5}),
     "cql": Recipe("cql", {"samples": 4}, {}, {"mix": 0.5}),

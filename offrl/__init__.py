@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from offrl.online.training import finetune, fit_online
     from offrl.ope.judging import judge
     from offrl.policy import Policy
+    from offrl.report.making import write_card, write_report
     from offrl.selection import select
     from offrl.sweeps.run import sweep
     from offrl.training import fit
@@ -66,6 +67,8 @@ _HOME = {
     "results": "evaluation.results",
     "select": "selection",
     "sweep": "sweeps.run",
+    "write_card": "report.making",
+    "write_report": "report.making",
 }
 
 __all__ = [
@@ -99,6 +102,8 @@ __all__ = [
     "results",
     "select",
     "sweep",
+    "write_card",
+    "write_report",
 ]
 
 

@@ -180,7 +180,9 @@ class Greedy(NamedTuple):
     @property
     def log_probs(self) -> Tensor:
         """[B, n]: 0 at the action, -infinity elsewhere."""
-        chosen = functional.one_hot(self.mode(), self.value.shape[-1])
+        actions = torch.arange(self.value.shape[-1], device=self.value.device)
+        # Not one_hot, which torch cannot vectorise over critics that are fitted together.
+        chosen = actions == self.mode().unsqueeze(-1)
         return chosen.to(self.value.dtype).log()
 
     def sample(self, noise: Tensor) -> Tensor:

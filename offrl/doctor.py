@@ -21,9 +21,11 @@ REQUIRED = (
     "torch",
     "numpy",
     "gymnasium",
+    "jinja2",
     "minari",
     "h5py",
     "pandas",
+    "plotly",
     "safetensors",
     "tensorboard",
     "typer",
@@ -33,6 +35,8 @@ REQUIRED = (
 )
 EXTRAS = {
     "mujoco": ("mujoco", "MuJoCo environments", "pip install 'offrl[mujoco]'"),
+    "video": ("imageio_ffmpeg", "films of episodes", "pip install 'offrl[video]'"),
+    "figures": ("matplotlib", "figures of reports", "pip install 'offrl[figures]'"),
     "arrow": ("pyarrow", "tables of sweeps, Arrow storage of Minari", "pip install 'offrl[arrow]'"),
 }
 SCARCE = 2 * 1024**3  # bytes; a collected set is written twice before it is in place

@@ -10,7 +10,7 @@ from offrl.events import Diverged, Evaluated, Event, Finished, Saved, Started, T
 from offrl.keeping import selected
 from offrl.logs import read_metrics
 from offrl.plan import Plan
-from offrl.run import FORMAT, read_result
+from offrl.run import FORMAT, hardware, read_result
 from offrl.watch import Earnings, Watch
 
 TRIED = "eval/return_mean"  # in metrics.csv
@@ -91,6 +91,7 @@ class Outcome:
             "steps_per_second": taken / seconds if seconds else None,  # of one process
             "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
             "versions": plan.run.versions,
+            "hardware": hardware(settings.device),
         }
         write_file(path, json.dumps({**old, **result}, indent=2).encode())
 

@@ -1,6 +1,7 @@
 """`Run`: all that decides what a training run computes, resolved once, written as run.toml."""
 
 import json
+import os
 import platform
 import tomllib
 from collections.abc import Iterable
@@ -264,6 +265,23 @@ def current_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def hardware(device: str = "cpu") -> str:
+    """The machine in a few words: system, processor, cores, and the device that computes."""
+    processor = platform.processor()
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        names = [line for line in text.splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    except OSError:
+        pass  # another system than Linux
+    told = [f"{platform.system()} {platform.machine()}", processor, f"{os.cpu_count()} cores"]
+    if device.startswith("cuda"):
+        import torch
+
+        told.append(torch.cuda.get_device_name(device))
+    return ", ".join(part for part in told if part)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def select(
     found = find(runs)
     dataset = data if isinstance(data, Dataset) else load(data)
     asked, subjects = _subjects(found.runs, checkpoints)
-    judged = judge(subjects, dataset, estimators=[by], progress=progress, **settings)
+    judged = judge(subjects, dataset, estimators=[by], progress=progress, keep=False, **settings)
     # One step to an episode has other words for some: dm is fqe there.
     (name,) = judged.candidates[0][1].estimates
     candidates: list[Candidate] = []

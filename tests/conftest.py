@@ -4,6 +4,7 @@ import ipaddress
 import os
 import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+
+from offrl import workers
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +52,22 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             connect(self, address)
 
         monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def spread(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[str]"]:
+    """Seeds go to two processes however short the run is; those that were started."""
+    started: list[subprocess.Popen[str]] = []
+    start = workers._start
+
+    def kept(*args: Any) -> "subprocess.Popen[str]":
+        started.append(start(*args))
+        return started[-1]
+
+    monkeypatch.setattr(workers, "SPREAD_FROM", 1)
+    monkeypatch.setattr(workers, "_start", kept)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    return started
 
 
 def _loopback(host: str) -> bool:

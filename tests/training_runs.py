@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from offrl.data.dataset import Dataset
+from offrl.events import Event, Trained
 from offrl.testing import toy_dataset
 
 # A pass of AWR is 12 + 12 steps, so 60 of them hold several stages and refreshes.
@@ -54,6 +55,16 @@ def tree(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def raise_at(seed: int, step: int, error: type[BaseException], kind: type[Any] = Trained) -> Any:
+    """A consumer of events that raises `error` at the first `kind` of a seed from `step` on."""
+
+    def consume(event: Event) -> None:
+        if isinstance(event, kind) and event.seed == seed and event.step >= step:
+            raise error
+
+    return consume
 
 
 def python(code: str, *words: str) -> "subprocess.Popen[str]":

@@ -22,6 +22,7 @@ from offrl_cli import (
     foreign,
     ope,
     references,
+    report,
     select,
     sweep,
     train,
@@ -40,7 +41,7 @@ for module in (demo, doctor, collect):
     module.register(app)
 algebra.register(foreign.app)
 app.add_typer(foreign.app, name="data")
-for module in (algos, train, finetune, evaluate, ope, select, compare, sweep, references):
+for module in (algos, train, finetune, evaluate, ope, select, compare, report, sweep, references):
     module.register(app)
 
 

@@ -79,6 +79,7 @@ ORDER = (
     "ope",
     "select",
     "compare",
+    "report",
     "sweep",
     "references",
 )

@@ -26,6 +26,8 @@ from offrl.distributions import Deterministic
 from offrl.errors import ConfigError
 from offrl.learner import Learner, Metrics, Nets
 
+ROOM = 0.1  # of the range of possible returns, by which a target may miss it
+
 
 @dataclass(frozen=True, kw_only=True)
 class FQEConfig(CriticConfig):
@@ -115,7 +117,11 @@ class FQE(Algorithm[FQEConfig]):
             pi, noise = nets.policy(batch.next_obs), batch.noise.get("next")
             future = self.expected(pi, nets.target_critic, batch.next_obs, noise).mean(0)
             plain = losses.td_target(batch.reward, future, batch.terminated, self.config.discount)
-            target = torch.clamp(plain, nets.scalar("lowest"), nets.scalar("highest"))
+            lowest, highest = nets.scalar("lowest"), nets.scalar("highest")
+            target = torch.clamp(plain, lowest, highest)
+            # A value at an end of what is possible is missed to both sides: that is no divergence.
+            room = ROOM * (highest - lowest)
+            beyond = (plain < lowest - room) | (plain > highest + room)
             mine = nets.policy(batch.obs).mode()
         if self.spec.discrete:
             far = {"policy/action_differs": losses.differing_share(mine, batch.action)}
@@ -123,7 +129,7 @@ class FQE(Algorithm[FQEConfig]):
             half = (nets.buffer("critic", "action_high") - nets.buffer("critic", "action_low")) / 2
             far = {"policy/action_distance": losses.action_distance(mine, batch.action, half)}
         loss, metrics = losses.critic_loss(logged_value(nets.critic, batch), target)
-        return loss, metrics | far | {"critic/clipped": (plain != target).to(loss).mean()}
+        return loss, metrics | far | {"critic/clipped": beyond.to(loss).mean()}
 
     def update(self, learner: Learner, batch: Batch, stage: str) -> tuple[Learner, Metrics]:
         learner, metrics = learner.descend("critic", self.critic_loss, batch)

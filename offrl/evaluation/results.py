@@ -65,18 +65,18 @@ def results(named: Named = "runs/**") -> "pd.DataFrame":
 
     found = find(named)
     left_out, rows = list(found.left_out), list[dict[str, Any]]()
-    varied = _varied(found.runs)
+    varying = varied(found.runs)
     for run in found.runs:
         tried, fault = tries_of(run)
         left_out += [fault] if fault else []
-        own = _settings(run)
+        own = settings_in(run)
         for one in tried:
             row = {k: v for k, v in vars(one).items() if k != "reference"}
             row["return"] = row.pop("return_mean")
-            rows.append(row | {name: own.get(name) for name in varied})
+            rows.append(row | {name: own.get(name) for name in varying})
     if left_out:
         warnings.warn(" ".join(left_out), stacklevel=2)
-    frame = pd.DataFrame(rows, columns=[*_columns(), *varied])
+    frame = pd.DataFrame(rows, columns=[*_columns(), *varying])
     whole = {name: "Int64" for name in _WHOLE}
     plain = {name: "float64" for name in ("return", "return_std", "length_mean", "score")}
     frame = frame.astype(whole | plain)
@@ -175,8 +175,8 @@ def _while_training(run: TrainedRun, base: Tried, judged: Tried | None) -> list[
     return rows
 
 
-def _settings(run: TrainedRun) -> dict[str, Any]:
-    """What was set of a run, by the name that its column has."""
+def settings_in(run: TrainedRun) -> dict[str, Any]:
+    """Return what was set of a run, by the name that its column has."""
     settings = {k: v for k, v in vars(run.run.settings).items() if k not in _OWN_COLUMN}
     acting = {f"online.{k}": v for k, v in (run.run.online or {}).items()}
     taken = {*_columns(), *settings}
@@ -185,11 +185,11 @@ def _settings(run: TrainedRun) -> dict[str, Any]:
     return {**settings, **acting, **config}
 
 
-def _varied(runs: Sequence[TrainedRun]) -> list[str]:
-    """The settings on which the runs that have them do not agree, in order of first appearance."""
+def varied(runs: Sequence[TrainedRun]) -> list[str]:
+    """Return the settings on which runs that have them do not agree, in order of appearance."""
     values: dict[str, set[str]] = {}
     for run in runs:
-        own: Mapping[str, Any] = _settings(run)
+        own: Mapping[str, Any] = settings_in(run)
         for name, value in own.items():
             values.setdefault(name, set()).add(json.dumps(value, default=str))
     return [name for name, seen in values.items() if len(seen) > 1]

@@ -40,6 +40,7 @@ class Rollouts:
     truncated: np.ndarray  # [n] bool, by the environment or by the step limit
     final_obs: np.ndarray  # [n, obs_dim] float32, where each episode ended
     notes: tuple[str, ...] = ()
+    values: np.ndarray | None = None  # [n] float64, discounted sums; None without a discount
 
 
 @dataclass(eq=False)
@@ -51,6 +52,8 @@ class _Live:
     row: int
     step: int = 0
     total: float = 0.0
+    value: float = 0.0
+    weight: float = 1.0  # discount ** step
 
 
 def env_seed(seed: int, episode: int) -> int:
@@ -69,6 +72,7 @@ def rollout(
     n_envs: int | None = None,
     width: int = WIDTH,
     step_limit: int | None = None,
+    discount: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rollouts:
     """Run episodes 0 ... `episodes` - 1 of `act` and return what they came to.
@@ -76,7 +80,8 @@ def rollout(
     `act` maps flat observations [width, obs_dim] to flat actions, row by row. At most `width`
     environments run (default: all `width`). An episode is cut, and counts as truncated, after
     `step_limit` steps: by default the environment's own limit, STEP_LIMIT where it has none, and
-    the limit registered for its id where its own is above STEP_LIMIT.
+    the limit registered for its id where its own is above STEP_LIMIT. With a `discount`, discounted
+    sums are kept too; of an episode that was cut, until there.
     `progress` is told (finished, episodes). Raises EnvError where the spaces are not those of
     `spec`; WorkError where the policy or the environment raises or the environment gives an
     observation or reward that is not finite; NumericsError for such an action.
@@ -96,7 +101,7 @@ def rollout(
             envs.append(make_env())
             stack.callback(_close, envs[-1])
             check_spaces(envs[-1], spec)
-        loop = _Loop(act, spec, episodes, seed, width, _limit(envs[0], step_limit))
+        loop = _Loop(act, spec, episodes, seed, width, _limit(envs[0], step_limit), discount)
         return loop.run(envs, progress)
 
 
@@ -104,16 +109,25 @@ class _Loop:
     """The episodes still to run, the batch they share, and what came of those that ended."""
 
     def __init__(
-        self, act: Act, spec: Spec, episodes: int, seed: int, width: int, limit: tuple[int, str]
+        self,
+        act: Act,
+        spec: Spec,
+        episodes: int,
+        seed: int,
+        width: int,
+        limit: tuple[int, str],
+        discount: float | None,
     ) -> None:
         self.act, self.spec, self.seed, self.width = act, spec, seed, width
         self.limit, self.why_cut = limit
+        self.discount = discount
         box = isinstance(spec.observation_space, gymnasium.spaces.Box)
         self.plain = spec.observation_space.shape if box else None
         self.pending = list(range(episodes))
         self.live: list[_Live] = []
         self.obs = _aligned(width, spec.obs_dim)
         self.returns = np.zeros(episodes, np.float64)
+        self.values = np.zeros(episodes, np.float64)
         self.lengths = np.zeros(episodes, np.int64)
         self.terminated = np.zeros(episodes, np.bool_)
         self.truncated = np.zeros(episodes, np.bool_)
@@ -147,6 +161,7 @@ class _Loop:
             truncated=self.truncated,
             final_obs=self.final_obs,
             notes=self._notes(),
+            values=None if self.discount is None else self.values,
         )
 
     def _begin(self, env: Env) -> None:
@@ -218,12 +233,16 @@ class _Loop:
                 "A return over it would mean nothing: mend the environment.",
             )
         one.total += reward
+        if self.discount is not None:
+            one.value += one.weight * reward
+            one.weight *= self.discount
         one.step += 1
         if not (terminated or truncated):
             if one.step < self.limit:
                 return False
             self.cut += 1
         self.returns[one.episode] = one.total
+        self.values[one.episode] = one.value
         self.lengths[one.episode] = one.step
         self.terminated[one.episode] = bool(terminated)
         self.truncated[one.episode] = bool(truncated) or not terminated

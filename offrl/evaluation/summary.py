@@ -12,6 +12,7 @@ from offrl.errors import ConfigError
 from offrl.evaluation.references import Reference, score
 from offrl.evaluation.rollouts import Rollouts
 from offrl.evaluation.statistics import deviation, interval, mean
+from offrl.evaluation.video import Video
 from offrl.run import current_versions
 
 
@@ -23,6 +24,8 @@ class SeedEvaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     checkpoint_step: int | None = None
+    values: tuple[float, ...] | None = None  # discounted sums of the same episodes
+    cut: tuple[bool, ...] | None = None  # whether each was truncated, so that more would follow
 
     @property
     def return_mean(self) -> float:
@@ -31,6 +34,8 @@ class SeedEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON."""
+        known = {"values": self.values, "cut": self.cut}
+        more = {name: list(found) for name, found in known.items() if found is not None}
         return {
             "seed": self.seed,
             "checkpoint_step": self.checkpoint_step,
@@ -39,6 +44,7 @@ class SeedEvaluation:
             "length_mean": mean(self.lengths),
             "returns": list(self.returns),
             "lengths": list(self.lengths),
+            **more,
         }
 
 
@@ -62,8 +68,10 @@ class Evaluation:
     checkpoint: str | None = None  # last, selected or a step; None of a policy that was given
     picked: str | None = None  # how that was picked, in words
     episode_seed: int | None = None  # of the episodes, not of the training
+    discount: float | None = None  # of the values of the seeds, where there are any
     wall_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict[str, str])
+    videos: tuple[Video, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON, the keys that scripts rely on first."""
@@ -74,10 +82,11 @@ class Evaluation:
             "notes": list(self.notes),
             "reference": None if self.reference is None else self.reference.to_dict(),
             "seeds": [seed.to_dict() for seed in self.seeds],
+            "videos": [video.to_dict() for video in self.videos],
         }
 
 
-_NESTED = ("seeds", "reference", "notes")
+_NESTED = ("seeds", "reference", "notes", "videos")
 
 
 def summarise(
@@ -89,6 +98,7 @@ def summarise(
     checkpoint: str | None = None,
     picked: str | None = None,
     episode_seed: int | None = None,
+    discount: float | None = None,
     wall_seconds: float | None = None,
 ) -> Evaluation:
     """Return the means, intervals and score of episodes that were run already.
@@ -127,6 +137,7 @@ def summarise(
         checkpoint=checkpoint,
         picked=picked,
         episode_seed=episode_seed,
+        discount=discount,
         wall_seconds=wall_seconds,
         versions=versions() | current_versions(),
     )
@@ -141,6 +152,10 @@ def seed_evaluation(
         tuple(float(value) for value in played.returns),
         tuple(int(length) for length in played.lengths),
         checkpoint_step,
+        None if played.values is None else tuple(float(value) for value in played.values),
+        None
+        if played.values is None
+        else tuple(bool(cut) for cut in played.truncated & ~played.terminated),
     )
 
 

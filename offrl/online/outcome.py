@@ -21,7 +21,7 @@ from offrl.logs import read_metrics
 from offrl.online.loop import POSSIBLE_HIGH, POSSIBLE_LOW
 from offrl.online.plan import OnlinePlan
 from offrl.online.recording import recorded_id
-from offrl.run import FORMAT, read_result
+from offrl.run import FORMAT, hardware, read_result
 from offrl.watch import LIVED, Earnings, Span, Watch
 
 
@@ -159,6 +159,7 @@ class Outcome:
             "env_steps_per_second": plan.env_steps * len(taking) / seconds if seconds else None,
             "wall_seconds": max(sum(taking.get(seed, 0.0) for seed in share) for share in shares),
             "versions": plan.run.versions,
+            "hardware": hardware(settings.device),
         }
         write_file(path, json.dumps({**old, **result}, indent=2).encode())
 

@@ -90,8 +90,14 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
         first, last = getattr(self.algorithm.config, name), self.online.anneal_to
         steps = self.online.anneal_steps or self.env_steps - self.online.warmup
         share = min(1.0, (self.env_step - self.online.warmup) / steps)
-        value = state["scalars"][name].new_tensor(first + (last - first) * share)
-        return {**state, "scalars": {**state["scalars"], name: value}}
+        value = first + (last - first) * share
+        if name == "lr":  # networks with rates of their own keep the proportion
+            own = self.algorithm.rates()
+            rates = {net: own.get(net, first) * value / first for net in state["adam"]}
+            adam = {n: {**m, "lr": m["lr"].new_tensor(rates[n])} for n, m in state["adam"].items()}
+            return {**state, "adam": adam}
+        scalar = state["scalars"][name].new_tensor(value)
+        return {**state, "scalars": {**state["scalars"], name: scalar}}
 
     def _batch(self, step: int) -> Batch:
         """Row 0 ... are logged ones, a share `mix` of the batch; the rest were lived."""

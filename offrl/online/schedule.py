@@ -100,7 +100,7 @@ class ReplayConfig(OnlineConfig):
         Peers("exploration_steps", "epsilon_decay_steps"),
     ] = 0
     anneal: Annotated[
-        str, "A setting of the algorithm that changes in a straight line, such as conservatism."
+        str, "A setting of the algorithm that changes in a straight line, such as lr."
     ] = ""
     anneal_to: Annotated[float, "What the annealed setting ends at."] = 0.0
     anneal_steps: Annotated[int, "Steps after the warm-up in which it does; 0: all of them."] = 0
@@ -123,7 +123,7 @@ class ReplayConfig(OnlineConfig):
     def check(self, config: AlgorithmConfig) -> None:
         if not self.anneal:
             return
-        known = traced_settings(config)
+        known = {"lr", *traced_settings(config)}
         if self.anneal not in known:
             raise ConfigError(
                 f"'{self.anneal}' cannot change while it acts.{suggest(self.anneal, known)}",

@@ -158,7 +158,7 @@ def _estimate(
     terms = None if rule.terms is None else rule.terms(data)
     if seeds is not None and terms is not None:
         return _refitted(value, terms, seeds, level)
-    found = _intervals(replicates, terms, level)
+    found = _intervals(replicates, terms, level, data.n)
     notes: list[str] = []
     if rule.name in BOUNDED:
         if span is not None:
@@ -180,13 +180,15 @@ def _uplift(
     terms = None if rule.terms is None else rule.terms(data) - behaved
     if seeds is not None and terms is not None:
         return _refitted(gain, terms, seeds - behaved, level)
-    found = _intervals(replicates, terms, level)
+    found = _intervals(replicates, terms, level, data.n)
     return Estimate(gain, *_counting(found), found)
 
 
-def _intervals(replicates: Floats, terms: Floats | None, level: float) -> dict[str, Bounds]:
+def _intervals(
+    replicates: Floats, terms: Floats | None, level: float, episodes: int
+) -> dict[str, Bounds]:
     found: dict[str, Bounds] = {}
-    if len(replicates) and (bounds := percentile(replicates, level)) is not None:
+    if episodes > 1 and (bounds := percentile(replicates, level)) is not None:
         found["bootstrap"] = bounds
     if terms is not None and (bounds := interval(terms, level)) is not None:
         found["student-t"] = bounds
@@ -246,6 +248,14 @@ def _notes(evidence: Evidence, weights: Weights | None) -> list[str]:
             f"Support is lost from step {weights.lost_from}: the mean cumulative weight is"
             f" {mean:.3g} there and must be 1, so the candidate does what the log does not hold,"
             " and importance estimates leave that out."
+        )
+    if weights.thin_from is not None:
+        mean = weights.mean_per_step[weights.thin_from]
+        found.append(
+            f"From step {weights.thin_from} on too few episodes act as the candidate does: the mean"
+            f" cumulative weight is {mean:.3g} there and must be 1, though the log holds its"
+            f" actions one by one (their mean ratio is {weights.mean_ratio:.3g}). Importance"
+            " estimates leave out what rare episodes would say."
         )
     if weights.scarce:
         found.append(

@@ -39,7 +39,7 @@ from offrl.ope.trajectories import Floats
 from offrl.watch import Earnings
 
 CLIPPED = 0.05  # share of targets beyond what can be earned, from which on a critic has diverged
-UNSETTLED = 0.2  # deviations of the log's returns that the value moved in the last quarter
+UNSETTLED = 0.2  # deviations of the log's returns that the value has moved late, or has yet to
 ROWS = 16_384
 
 
@@ -169,14 +169,25 @@ class _Fit:
     def _unsettled(self) -> list[str]:
         if len(self.data) == self.data.n_episodes:
             return []
-        returns = discounted(self.data, self.discount)
-        spread, moved = float(returns.std()), abs(float(np.mean(self.moved)))
-        if moved <= UNSETTLED * spread:
+        spread = float(discounted(self.data, self.discount).std())
+        moved = abs(float(np.mean(self.moved)))
+        left = moved / np.expm1(self._contraction() * max(1, self.config.fqe_steps // 4))
+        if max(moved, left) <= UNSETTLED * spread:
             return []
         return [
             f"Fitted Q evaluation has not settled: its value moved by {moved:.3g} in the last"
-            f" quarter of its {self.config.fqe_steps} steps; take more (fqe_steps, --fqe-steps)."
+            f" quarter of its {self.config.fqe_steps} steps, and about {left:.3g} more is to come;"
+            " take more steps (--fqe-steps), or a target that moves faster (--fqe-target-rate)."
         ]
+
+    def _contraction(self) -> float:
+        """Share of an error of the target that a step takes away, where it is slowest.
+
+        An error of every value is carried to the step before it, discounted, unless that one ended
+        its episode: target_rate (1 - discount (1 - share of steps that terminated)).
+        """
+        ended = float(self.data.terminated.mean())
+        return max(1e-9, self.config.fqe_target_rate * (1 - self.discount * (1 - ended)))
 
 
 def discounted(data: Transitions, discount: float) -> Floats:

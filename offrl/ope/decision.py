@@ -78,6 +78,11 @@ def _doubt(facts: Facts, name: str, side: Verdict) -> str:
             "the candidate takes actions that the log does not hold (mean weight"
             f" {weights.mean_per_step[weights.lost_from]:.3g} at step {weights.lost_from})."
         )
+    if name in facts.first and weights is not None and weights.thin_from is not None:
+        return (
+            "too few episodes act as the candidate does (mean weight"
+            f" {weights.mean_per_step[weights.thin_from]:.3g} at step {weights.thin_from})."
+        )
     for other, uplift in findings.uplifts.items():
         pair = any(
             name in text.split() and other in text.split() for text in findings.disagreements
@@ -144,6 +149,11 @@ def _settling(facts: Facts, verdict: Verdict, name: str | None, uplift: Estimate
         )
     if findings.weights is not None and findings.weights.lost_from is not None:
         return f"A log of a behavior that takes the candidate's actions too; or a trial: {trial}."
+    if findings.weights is not None and findings.weights.thin_from is not None:
+        return (
+            "Many times as many episodes, or those of a behavior nearer to the candidate; or a"
+            f" trial: {trial}."
+        )
     if uplift.bounds is None or uplift.value is None:
         return f"More episodes; or a trial: {trial}."
     half, away = (uplift.bounds[1] - uplift.bounds[0]) / 2, abs(uplift.value - facts.min_uplift)
@@ -173,7 +183,7 @@ def _trial(facts: Facts, uplift: Estimate) -> str:
     if not difference or not facts.spread:
         return "episodes with and without the candidate, by chance"
     z = float(special.ndtri((1 + facts.level) / 2) + special.ndtri(POWER))
-    n = math.ceil(2 * (z * facts.spread / difference) ** 2)
+    n = max(2, math.ceil(2 * (z * facts.spread / difference) ** 2))
     return (
         f"{n} episodes with the candidate and {n} without, by chance, tell a difference of"
         f" {difference:.3g} in four of five cases"

@@ -113,14 +113,16 @@ def judge(
     min_uplift: float | None = None,
     checkpoint: str | int = "last",
     progress: Callable[[int, int], None] | None = None,
+    keep: bool = True,
     **settings: Any,
 ) -> Judgement:
     """Judge one candidate, or a list of them, on held-out episodes; the same as `offrl ope`.
 
     A candidate is a run or its folder, a policy, a function, FILE.py:FUNCTION or TABLE.csv:COLUMN.
     `discount` is that of the runs where it is not given. What comes of a run is kept in
-    RUN/ope.json. `progress` is told (taken, all) gradient steps. `settings` are the fields of
-    `offrl.ope.settings.JudgeConfig`. Raises ConfigError where candidates, data and words differ.
+    RUN/ope.json unless `keep` is false. `progress` is told (taken, all) gradient steps. `settings`
+    are the fields of `offrl.ope.settings.JudgeConfig`. Raises ConfigError where candidates, data
+    and words differ.
     """
     config = configure(JudgeConfig, settings)
     subjects = list(candidates) if isinstance(candidates, list | tuple) else [candidates]
@@ -166,7 +168,7 @@ def judge(
         notes=tuple(notes),
         versions=current_versions(),
     )
-    for candidate, findings in result.candidates:
+    for candidate, findings in result.candidates if keep else ():
         _keep(candidate, result.page(candidate, findings))
     return result
 

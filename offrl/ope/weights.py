@@ -1,7 +1,12 @@
 """What the importance weights say of themselves: how many episodes they leave, and what they lack.
 
     ESS = (sum_i w_i)^2 / sum_i w_i^2        (Kish 1965)
-    E_mu[w_{0:t}] = 1 for every t            a mean below it tells of actions that mu never takes
+    E_mu[w_{0:t}] = 1 for every t            a mean below it tells that something is not in the log
+    E_mu[rho_t | s_t] = 1 for every t        where this holds, single actions are in the log
+
+Where the first fails and the second does too, mu never takes some of the candidate's actions: the
+support is lost. Where the second holds, it takes each of them, and too few episodes take all of
+them: the weight that is missing is in episodes that a larger log would hold.
 
 All of it is of logarithms: a weight of 500 steps is not a float64.
 """
@@ -18,8 +23,10 @@ SCARCE = 50.0  # or a twentieth of the episodes: told, and the estimate is given
 KEYS = (
     *("ess", "ess_per_step", "mean_weight_per_step"),
     *("largest_weight_share", "largest_log_weight", "lost_support_from_step"),
+    *("thin_from_step", "mean_ratio"),
 )
 LOST = 3.0  # standard errors that a mean weight stays below 1
+ROUNDING = 1e-3  # of a mean weight, which float32 log-probabilities may cost in 1,000 steps
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,9 @@ class Weights:
     mean_per_step: tuple[float, ...]  # 1 in expectation, where mu supports pi
     largest_share: float  # of the sum of the weights of whole episodes, that the largest has
     largest_log: float  # natural log of the largest weight of a whole episode
-    lost_from: int | None  # the first step whose mean weight is clearly below 1
+    lost_from: int | None  # the first step whose mean weight is below 1, as single ratios are too
+    thin_from: int | None = None  # the same where single ratios are 1 on average
+    mean_ratio: float = 1.0  # of single steps, up to that step
 
     @property
     def scarce(self) -> bool:
@@ -44,6 +53,7 @@ class Weights:
         found = (
             *(self.ess, list(self.ess_per_step), list(self.mean_per_step)),
             *(self.largest_share, self.largest_log, self.lost_from),
+            *(self.thin_from, self.mean_ratio),
         )
         return dict(zip(KEYS, found, strict=True))
 
@@ -76,8 +86,10 @@ def diagnose(data: Trajectories) -> Weights:
         weight = np.exp(np.minimum(log_weight, 600.0))
     mean, n = weight.mean(0), data.n
     error = weight.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(steps, np.inf)
-    below = np.flatnonzero(mean + LOST * error < 1 - 1e-9)
+    below = np.flatnonzero(mean + LOST * error < 1 - ROUNDING)
     last, _ = scaled(data.last_log_weight)
+    first = int(below[0]) if below.size else None
+    gone, ratio = _missing(data, steps if first is None else first + 1)
     return Weights(
         n=n,
         ess=float(effective(data.last_log_weight)),
@@ -85,5 +97,17 @@ def diagnose(data: Trajectories) -> Weights:
         mean_per_step=tuple(mean.tolist()),
         largest_share=float(last.max() / last.sum()) if last.sum() > 0 else 0.0,
         largest_log=float(data.last_log_weight.max()),
-        lost_from=int(below[0]) if below.size else None,
+        lost_from=first if gone else None,
+        thin_from=None if gone else first,
+        mean_ratio=ratio,
     )
+
+
+def _missing(data: Trajectories, steps: int) -> tuple[bool, float]:
+    """Whether single ratios of the first steps are clearly below 1 on average, and their mean."""
+    going = np.arange(steps) < data.lengths[:, None]
+    with np.errstate(over="ignore"):
+        away = np.exp(np.minimum(data.log_ratio[:, :steps], 600.0)) - 1
+    sums = np.where(going, away, 0.0).sum(1)  # an episode's steps depend on one another
+    error = sums.std(ddof=1) / np.sqrt(data.n) if data.n > 1 else np.inf
+    return bool(sums.mean() + LOST * error < -ROUNDING), 1 + float(sums.sum() / going.sum())

@@ -384,3 +384,22 @@ def test_a_number_below_one_is_refused(name: str) -> None:
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed = -1"):
         rollout(still, SPEC, Counting, episodes=1, seed=-1)
+
+
+def test_discounted_sums_are_those_of_each_episodes_own_rewards() -> None:
+    env = gymnasium.make("CartPole-v1")
+    spec, discount = spec_of(env), 0.9
+    plain = rollout(network(spec), spec, lambda: gymnasium.make("CartPole-v1"), episodes=5, seed=3)
+    found = rollout(
+        network(spec),
+        spec,
+        lambda: gymnasium.make("CartPole-v1"),
+        episodes=5,
+        seed=3,
+        discount=discount,
+    )
+    assert plain.values is None
+    assert same(plain, found)
+    assert found.values is not None
+    # CartPole rewards every step with 1: a geometric sum over each length.
+    np.testing.assert_allclose(found.values, (1 - discount**found.lengths) / (1 - discount))

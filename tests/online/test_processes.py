@@ -1,8 +1,6 @@
 """Seeds of an online run in processes of their own, and what a run's values are held against."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import pytest
 import torch
 
 from offrl import checkpoint as checkpoints
-from offrl import workers
 from offrl.environments import made_anywhere
 from offrl.errors import NumericsError
 from offrl.events import Diverged, Event, Finished, Trained, Warned
@@ -25,22 +22,6 @@ ONLINE: dict[str, Any] = {
     "warmup": 20, "eval_every": 60, "eval_episodes": 1, "log_every": 20, "save_every": 50,
     "record": "me/acting-v0",
 }  # fmt: skip
-
-
-@pytest.fixture
-def spread(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[str]"]:
-    """Seeds go to two processes however short the run is; those that were started."""
-    started: list[subprocess.Popen[str]] = []
-    start = workers._start
-
-    def kept(*args: Any) -> "subprocess.Popen[str]":
-        started.append(start(*args))
-        return started[-1]
-
-    monkeypatch.setattr(workers, "SPREAD_FROM", 1)
-    monkeypatch.setattr(workers, "_start", kept)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    return started
 
 
 def plan(out: str, **given: Any) -> Any:

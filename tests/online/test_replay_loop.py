@@ -10,6 +10,7 @@ from training_runs import settings_of
 
 import offrl
 from offrl import checkpoint as checkpoints
+from offrl.algos import get
 from offrl.errors import ConfigError
 from offrl.online import training
 from offrl.online.plan import resolve
@@ -94,15 +95,38 @@ def test_a_setting_falls_in_a_straight_line_after_the_warm_up_and_stays(
     assert conservatism(monkeypatch, whole)[25] == pytest.approx(2.0)
 
 
+def test_learning_rates_fall_together_and_keep_their_proportion(monkeypatch: pytest.MonkeyPatch):
+    offline("td3-bc")
+    monkeypatch.setattr(get("td3-bc"), "rates", lambda self: {"critic": 2 * self.config.lr})
+    schedule = {"anneal": "lr", "anneal_to": 1e-4, "anneal_steps": 20, "warmup": 10}
+    plan = acting(40, hyperparameters={"lr": 3e-4}, **schedule)
+    seen = dict[int, list[float]]()
+    plain = training.ReplayLoop._annealed
+
+    def watched(self: Any) -> Any:
+        state = plain(self)
+        seen[self.env_step] = [float(state["adam"][n]["lr"]) for n in ("policy", "critic")]
+        return state
+
+    monkeypatch.setattr(training.ReplayLoop, "_annealed", watched)
+    list(training.train(plan))
+    exact = {t: max(1e-4, 3e-4 - 2e-4 * (t - 10) / 20) for t in range(11, 41)}
+    assert {t: pair[0] for t, pair in seen.items()} == pytest.approx(exact)
+    assert {t: pair[1] for t, pair in seen.items()} == pytest.approx(
+        {t: 2 * rate for t, rate in exact.items()}
+    )
+
+
 def test_without_annealing_a_setting_stays(monkeypatch: pytest.MonkeyPatch):
     offline("cql", samples=2)
     seen = conservatism(monkeypatch, acting(10, hyperparameters={"conservatism": 3.0}))
     assert set(seen.values()) == {3.0}
 
 
-def test_a_run_that_anneals_is_stopped_and_resumed_to_the_same_bits():
+@pytest.mark.parametrize(("setting", "last"), [("q_weight", 9.0), ("lr", 1e-5)])
+def test_a_run_that_anneals_is_stopped_and_resumed_to_the_same_bits(setting: str, last: float):
     offline("td3-bc")
-    schedule = {"anneal": "q_weight", "anneal_to": 9.0, "anneal_steps": 50}
+    schedule = {"anneal": setting, "anneal_to": last, "anneal_steps": 50}
     list(training.train(acting(out="whole", **schedule)))
     events = training.train(acting(out="stopped", **schedule))
     for _ in range(5):
@@ -113,7 +137,8 @@ def test_a_run_that_anneals_is_stopped_and_resumed_to_the_same_bits():
     assert one is not None
     assert two is not None
     assert all(torch.equal(one.tensors[k], two.tensors[k]) for k in one.tensors)
-    assert float(one.tensors["state/scalars/q_weight"]) == 9.0
+    name = "adam/policy/lr" if setting == "lr" else f"scalars/{setting}"
+    assert float(one.tensors[f"state/{name}"]) == pytest.approx(last)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +146,7 @@ def test_a_run_that_anneals_is_stopped_and_resumed_to_the_same_bits():
     [
         ({"anneal": "conservatsm"}, "'conservatsm' cannot change.*Did you mean 'conservatism'"),
         ({"anneal": "samples"}, "'samples' cannot change while it acts"),
-        ({"anneal": "lr"}, "'lr' cannot change while it acts"),
+        ({"anneal": "lr"}, "'lr' must be above 0"),
         ({"anneal": "conservatism", "anneal_to": -1.0}, "'conservatism' must be 0 or more"),
         ({"anneal_to": 1.0}, "'anneal' must be the name of a setting"),
         ({"anneal_steps": 5}, "'anneal' must be the name of a setting"),

@@ -82,6 +82,15 @@ class TestEpisodesOfSeveralSteps:
         assert found.weights is not None
         assert found.weights.ess == pytest.approx(400)
 
+    def test_the_rounding_of_a_network_is_no_lost_support(self):
+        log = two_step_log()
+        log["log_prob"] = log["behavior_log_prob"] - 1e-7
+        found = estimate(**{k: log[k] for k in log if k not in ("q", "v")}, min_uplift=1.0)
+        assert found.weights is not None
+        assert found.weights.lost_from is None
+        assert found.decision is not None
+        assert found.decision.verdict == "hold"
+
     def test_what_the_weights_say(self):
         found = estimate(**two_step_log(2000))
         weights = found.weights
@@ -100,6 +109,47 @@ class TestEpisodesOfSeveralSteps:
         assert found.weights is not None
         assert found.weights.lost_from == 1
         assert any("Support is lost from step 1" in note for note in found.notes)
+        assert found.decision is not None
+        assert found.decision.verdict == "cannot-tell"
+
+    def test_rare_episodes_are_told_apart_from_actions_that_the_log_never_holds(self):
+        rng = np.random.default_rng(0)
+        n, steps = 400, 60
+        taken = rng.random(n * steps) < 0.5  # a fair coin's, the candidate's nine times in ten
+        log: dict[str, Any] = {
+            "reward": np.ones(n * steps),
+            "log_prob": np.log(np.where(taken, 0.9, 0.1)),
+            "behavior_log_prob": np.full(n * steps, np.log(0.5)),
+            "terminated": np.tile(np.arange(steps) == steps - 1, n),
+        }
+        found = estimate(**log, min_uplift=-100.0, min_ess=0.0)
+        assert found.weights is not None
+        assert found.weights.lost_from is None
+        thin = found.weights.thin_from
+        assert thin is not None
+        assert found.weights.mean_per_step[thin] < 0.9
+        assert found.weights.mean_ratio == pytest.approx(1, abs=0.05)
+        assert any("too few episodes act as the candidate does" in note for note in found.notes)
+        assert found.decision is not None
+        assert found.decision.verdict == "cannot-tell"
+        assert "too few episodes" in found.decision.reason
+        assert "Many times as many episodes" in found.decision.would_settle
+        page = found.to_dict()
+        assert (page["thin_from_step"], page["lost_support_from_step"]) == (thin, None)
+
+    def test_the_behaviour_in_float32_is_still_the_behaviour(self):
+        chance = np.full(400, 1 / 3)
+        found = estimate(
+            np.ones(400), np.log(chance).astype(np.float32) - 3e-8, np.log(chance), min_uplift=-1.0
+        )
+        assert found.weights is not None
+        assert (found.weights.lost_from, found.weights.thin_from) == (None, None)
+        assert found.decision is not None
+        assert found.decision.verdict == "ship"
+
+    def test_one_episode_has_no_interval_and_no_verdict(self):
+        found = estimate([1.0], [0.0], [0.0], min_ess=0.0, min_uplift=0.0)
+        assert found.estimates["ips"].bounds is None
         assert found.decision is not None
         assert found.decision.verdict == "cannot-tell"
 
@@ -226,6 +276,11 @@ class TestDecision:
         found = estimate(**bandit_log(), estimators=["dr", "snips"], min_uplift=3.0).decision
         assert found is not None
         assert found.verdict == "hold"
+
+    def test_a_trial_has_two_episodes_at_least(self):
+        found = estimate(**bandit_log(), estimators=["snips"], min_uplift=100.0).decision
+        assert found is not None
+        assert "2 episodes with the candidate and 2 without" in found.would_settle
 
     def test_cannot_tell_between_and_how_many_episodes_would(self):
         log = bandit_log(200)

@@ -193,6 +193,42 @@ class TestCriticsJudgeWhatTheyDidNotLearnFrom:
         assert "diverged" in (found.estimates["fqe"].refused or "")
         assert found.estimates["wis"].refused is None
 
+    def test_a_policy_that_earns_all_there_is_has_not_diverged(self):
+        n, steps = 20, 40  # a reward of 1 a step for ever: every true value is the largest possible
+        rng = np.random.default_rng(0)
+        ends = np.tile(np.arange(steps) == steps - 1, n)
+        data = Dataset.from_arrays(
+            rng.normal(size=(n * (steps + 1), 2)).astype(np.float32),
+            rng.integers(2, size=n * steps),
+            np.ones(n * steps),
+            np.zeros(n * steps, bool),
+            ends,
+            behavior_log_prob=np.full(n * steps, np.log(0.5)),
+            action_space=spaces.Discrete(2),
+        )
+        settings: dict[str, Any] = QUICK | {
+            "fqe_steps": 250,
+            "fqe_seeds": 1,
+            "fqe_target_rate": 0.2,
+            "fqe_lr": 1e-2,
+        }
+        found = judge(of_h2, data, discount=0.8, estimators=["fqe"], **settings)
+        one = found.candidates[0][1].estimates["fqe"]
+        assert one.refused is None
+        assert one.value == pytest.approx(5, abs=0.3)
+
+    def test_a_target_too_slow_for_the_discount_is_said_not_to_have_settled(self):
+        data = two_steps(200)
+
+        def notes(**settings: Any) -> str:
+            given: dict[str, Any] = QUICK | {"fqe_steps": 150, "fqe_seeds": 1, "fqe_lr": 5e-3}
+            given |= settings
+            found = judge(of_h2, data, discount=0.9, estimators=["fqe"], **given)
+            return " ".join(found.candidates[0][1].notes)
+
+        assert "has not settled" in notes(fqe_target_rate=1e-3)
+        assert "has not settled" not in notes(fqe_target_rate=0.1)
+
     def test_q_and_v_of_h2_are_found(self):
         data = two_steps(200)
         settings: dict[str, Any] = QUICK | {
@@ -256,6 +292,16 @@ class TestCandidates:
         kept = data.transitions.action == 2
         mean = data.transitions.reward[kept].mean()
         assert found.estimates["snips"].value == pytest.approx(mean)
+
+    @pytest.mark.parametrize("acts", ["mode", "sample"])
+    def test_a_greedy_policy_is_judged_however_it_is_said_to_act(self, acts: str):
+        data = choices(100)
+        run = offrl.fit("dqn", data, holdout=0.2, out="run", **SMALL)
+        settings: dict[str, Any] = QUICK | {"fqe_steps": 5, "min_ess": 0.0, "acts": acts}
+        found = judge(run, data, **settings)
+        one = found.candidates[0][1].estimates
+        assert one["dm"].value is not None
+        assert one["dr"].refused is None
 
     def test_a_file_is_run_because_it_was_typed_and_its_digest_kept(self, tmp_path: Path):
         (tmp_path / "mine.py").write_text(
