@@ -126,7 +126,7 @@ SHIPPED = {
     "pendulum": ("random", "medium", "expert", "mixed"),
     "cartpole": ("random", "medium", "expert"),
     "mountaincar-continuous": ("medium", "expert"),
-    "hopper": ("random",),
+    "hopper": ("random", "medium", "medium-replay", "medium-expert", "expert"),
     "halfcheetah": ("random",),
     "pointmaze": ("umaze",),
 }
