@@ -35,6 +35,7 @@ REQUIRED = (
 )
 EXTRAS = {
     "mujoco": ("mujoco", "MuJoCo environments", "pip install 'offrl[mujoco]'"),
+    "video": ("imageio_ffmpeg", "films of episodes", "pip install 'offrl[video]'"),
     "figures": ("matplotlib", "figures of reports", "pip install 'offrl[figures]'"),
     "arrow": ("pyarrow", "tables of sweeps, Arrow storage of Minari", "pip install 'offrl[arrow]'"),
 }

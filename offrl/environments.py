@@ -89,7 +89,9 @@ def make_env(
     return _make(id, dict(kwargs or {}))
 
 
-def env_for(dataset: DescribesEnv, *, trust_env: bool = False) -> gymnasium.Env[Any, Any]:
+def env_for(
+    dataset: DescribesEnv, *, trust_env: bool = False, render_mode: str | None = None
+) -> gymnasium.Env[Any, Any]:
     """Make the environment in which policies of a dataset are evaluated, and check its spaces.
 
     It is the metadata's eval_env_spec, else its env_spec. Raises ConfigError where there is none,
@@ -99,11 +101,12 @@ def env_for(dataset: DescribesEnv, *, trust_env: bool = False) -> gymnasium.Env[
     described = env_description(dataset.metadata)
     if described is None:
         raise ConfigError(f"{dataset.id} names no environment.", "Give one: --env ENV (env='ENV').")
+    drawing = {} if render_mode is None else {"render_mode": render_mode}
     if trust_env:
-        env = _trusted(described)
+        env = _trusted(described, drawing)
     else:
         id, kwargs = _installed_spec(described)
-        env = _make(id, kwargs)
+        env = _make(id, kwargs | drawing)
     try:
         check_spaces(env, dataset.spec)
     except OffrlError:
@@ -254,7 +257,7 @@ def _installed_spec(described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return id, given
 
 
-def _trusted(described: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+def _trusted(described: Mapping[str, Any], drawing: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     try:
         known = {"additional_wrappers": []} | {
             k: v for k, v in described.items() if k in _SPEC_FIELDS
@@ -265,8 +268,8 @@ def _trusted(described: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
             f"The dataset's environment spec is off: {problem}", "Give --env ENV."
         ) from problem
     if spec.entry_point is None:
-        return make_env(spec.id, kwargs=spec.kwargs)
-    return _make(spec, {})
+        return make_env(spec.id, kwargs=spec.kwargs | drawing)
+    return _make(spec, drawing)
 
 
 _SPEC_FIELDS = (

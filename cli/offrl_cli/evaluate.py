@@ -20,6 +20,10 @@ EPISODES = "Episodes for each seed."
 SEED = "Seed of the episodes; the same seed gives the same episodes."
 CHECKPOINT = "last; selected, by train --select or offrl select; or the step that was saved."
 N_ENVS = "Environments stepped at once; changes the speed and not one number."
+VIDEO = (
+    "A folder for films (mp4) of the first 3 episodes of each seed, played once more; without a"
+    " display MuJoCo draws by EGL. Needs offrl[video]."
+)
 TRUST_ENV = "Let the dataset's own entry point make the environment. It can run any code."
 
 
@@ -35,6 +39,10 @@ RENAMED = {
     "--run": "offrl eval RUN, without an option",
     "--load": "offrl eval RUN, without an option",
     "--step": "--checkpoint STEP",
+    "--render": "--video DIR",
+    "--record-video": "--video DIR",
+    "--video-dir": "--video",
+    "--video-folder": "--video",
 }
 
 
@@ -60,6 +68,7 @@ def register(app: typer.Typer) -> None:
         n_envs: Annotated[
             int | None, typer.Option(metavar="K", parser=positive, help=N_ENVS)
         ] = None,
+        video: Annotated[str | None, typer.Option(metavar="DIR", help=VIDEO)] = None,
         step_timeout: StepTimeout = None,
         trust_env: Annotated[bool, typer.Option("--trust-env", help=TRUST_ENV)] = False,
     ) -> Answer:
@@ -81,6 +90,7 @@ def register(app: typer.Typer) -> None:
                 n_envs=n_envs,
                 trust_env=trust_env,
                 step_timeout=step_timeout,
+                video=video,
                 progress=counter,
             ).to_dict()
         return Answer(
@@ -105,6 +115,9 @@ def evaluation_pairs(found: dict[str, Any]) -> dict[str, object]:
     if found["score"] is not None:
         bounds = "" if found["score_ci"] is None else f" {interval(found['score_ci'])}"
         pairs["score"] = f"{number(found['score'])}{bounds} (0 is random, 100 is expert)"
+    if found["videos"]:
+        folder = Path(found["videos"][0]["file"]).parent
+        pairs["videos"] = f"{len(found['videos'])} in {folder}"
     if len(found["seeds"]) > 1:
         means = (f"{one['seed']}: {number(one['return_mean'])}" for one in found["seeds"])
         pairs["by seed"] = ", ".join(means)

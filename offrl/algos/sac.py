@@ -42,7 +42,7 @@ class SACConfig(SoftConfig):
         float,
         "Entropy aimed at of a discrete action, as a share of the largest.",
         Peers("target_entropy_scale", "target_entropy_ratio"),
-    ] = 0.98
+    ] = 0.8
 
     policy_period: Annotated[
         int,

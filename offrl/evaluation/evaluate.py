@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,11 +13,12 @@ from offrl.checkpoint import SELECTED, TrainedRun, load_run
 from offrl.data.dataset import Dataset, load
 from offrl.data.durable import write_file
 from offrl.data.spec import Spec
-from offrl.environments import env_description, other_version, version_note
+from offrl.environments import env_description, env_for, make_env, other_version, version_note
 from offrl.errors import ConfigError, OffrlError
 from offrl.evaluation.references import Reference, lookup, require_apart
-from offrl.evaluation.rollouts import Env, rollout
+from offrl.evaluation.rollouts import Env, Rollouts, rollout
 from offrl.evaluation.summary import Evaluation, SeedEvaluation, seed_evaluation, summarise
+from offrl.evaluation.video import DRAWS, Films, draw_without_display
 from offrl.guard import Makers, makers
 from offrl.policy import threads
 from offrl.run import FORMAT, RESULT, read_result
@@ -45,6 +46,7 @@ def evaluate(
     step_limit: int | None = None,
     trust_env: bool = False,
     step_timeout: float | None = None,
+    video: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes of every seed of a run, or of one policy, and say how good it was.
@@ -52,19 +54,25 @@ def evaluate(
     `subject` is a run, its folder (or RUN/seed_3), or a policy; `env` an environment id or a
     function that makes one, by default what the run's dataset names. Of a run, the result is kept
     in RUN/result.json under `evaluation`. With `step_timeout` the environments are in a process of
-    their own, which is ended where a step takes more seconds. `progress` is told (finished, all)
-    episodes.
+    their own, which is ended where a step takes more seconds. With `video` the first episodes of
+    every seed are played once more and filmed into that folder; no number depends on it. `progress`
+    is told (finished, all) episodes.
     Raises ConfigError where there is no environment to act in, and what `rollout` raises.
     """
     started = time.perf_counter()
+    if video is not None:
+        draw_without_display()
     judged = _judged(subject, checkpoint)
     kept = {} if judged.dir is None else read_result(judged.dir)
     with makers(step_timeout) as made:
         stage = _stage(env, judged, trust_env, made)
         reference = _reference(stage, judged)
+        films = _films(video, stage, judged, episodes, step_timeout)
+        filmed = 0 if films is None else films.total
+        tell = _Telling(progress, len(judged.policies) * episodes + filmed)
         notes = [*judged.notes, *stage.notes, *_told(kept, judged)]
         found: list[SeedEvaluation] = []
-        for number, (training_seed, step, policy) in enumerate(judged.policies):
+        for training_seed, step, policy in judged.policies:
             with threads(1):
                 played = rollout(
                     policy.act,
@@ -75,7 +83,7 @@ def evaluate(
                     n_envs=n_envs,
                     step_limit=step_limit,
                     discount=judged.discount,
-                    progress=_part(progress, number, len(judged.policies)),
+                    progress=tell.part(episodes),
                 )
             found.append(seed_evaluation(played, training_seed, step))
             notes += [note for note in played.notes if note not in notes]
@@ -90,9 +98,27 @@ def evaluate(
         discount=judged.discount,
         wall_seconds=time.perf_counter() - started,
     )
-    if judged.dir is not None:
-        page = {**read_result(judged.dir), "format": FORMAT, "evaluation": result.to_dict()}
-        _write_result(judged.dir, page)
+    _keep(judged, result)  # before the films: what goes wrong there takes no number away
+    if films is None:
+        return result
+    for (training_seed, _, policy), one in zip(judged.policies, found, strict=True):
+
+        def play(env: Env, n: int, policy: Acting = policy) -> Rollouts:
+            with threads(1):
+                return rollout(
+                    policy.act,
+                    policy.spec,
+                    lambda: env,
+                    episodes=n,
+                    seed=seed,
+                    n_envs=1,
+                    step_limit=step_limit,
+                    progress=tell.part(n),
+                )
+
+        films.shoot(training_seed, play, one.returns)
+    result = replace(result, videos=tuple(films.videos), notes=(*result.notes, *films.notes))
+    _keep(judged, result)
     return result
 
 
@@ -145,6 +171,7 @@ class _Stage:
     """Where they play."""
 
     make: Callable[[], Env]
+    draw: Callable[[], Env]  # the same world, with pictures
     env_id: str
     own: bool = False  # it is the environment of the data
     notes: tuple[str, ...] = ()
@@ -158,11 +185,17 @@ def _stage(
         one = env()
         env_id = one.spec.id if one.spec is not None else type(one.unwrapped).__name__
         one.close()
-        return _Stage(env, env_id, env_id == judged.env_id)
+        return _Stage(env, env, env_id, env_id == judged.env_id)
     if env is not None:
         env_id = env.rpartition(":")[2]
         notes = other_version(env_id, judged.env_id)
-        return _Stage(lambda: made.by_id(env), env_id, env_id == judged.env_id, notes)
+        return _Stage(
+            make=lambda: made.by_id(env),
+            draw=lambda: make_env(env, kwargs={"render_mode": DRAWS}),
+            env_id=env_id,
+            own=env_id == judged.env_id,
+            notes=notes,
+        )
     if judged.env_id is None:
         if judged.dir is None:
             raise ConfigError("A policy alone names no environment.", "Say which: env='ENV'.")
@@ -172,10 +205,16 @@ def _stage(
         )
     dataset, named = judged.dataset, judged.env_id
     if dataset is None or dataset.env_id != named:
-        return _Stage(lambda: made.by_id(named, trust=trust_env), named, own=True)
+        return _Stage(
+            make=lambda: made.by_id(named, trust=trust_env),
+            draw=lambda: make_env(named, kwargs={"render_mode": DRAWS}, trust=trust_env),
+            env_id=named,
+            own=True,
+        )
     described, note = env_description(dataset.metadata), version_note(dataset.metadata)
     return _Stage(
         make=lambda: made.of(dataset, trust_env=trust_env),
+        draw=lambda: env_for(dataset, trust_env=trust_env, render_mode=DRAWS),
         env_id=named if described is None else str(described["id"]),
         own=True,
         notes=(note,) if note else (),
@@ -221,9 +260,31 @@ def _told(kept: Mapping[str, Any], judged: _Judged) -> list[str]:
     ]
 
 
-def _write_result(folder: Path, page: Mapping[str, Any]) -> None:
+def _films(
+    folder: str | Path | None,
+    stage: _Stage,
+    judged: _Judged,
+    episodes: int,
+    step_timeout: float | None,
+) -> Films | None:
+    """Return what films the first episodes, after a first picture; None where nobody asked."""
+    if folder is None:
+        return None
+    if step_timeout is not None:
+        raise ConfigError(
+            "What is filmed is played in this process, where no step can be ended alone.",
+            "Leave out the time that a step may take, or the videos.",
+        )
+    seeds = [seed for seed, _, _ in judged.policies]
+    return Films(Path(folder), seeds, episodes, stage.make, stage.draw)
+
+
+def _keep(judged: _Judged, result: Evaluation) -> None:
     """Replace result.json whole, or leave the old one."""
-    path = folder / RESULT
+    if judged.dir is None:
+        return
+    path = judged.dir / RESULT
+    page = {**read_result(judged.dir), "format": FORMAT, "evaluation": result.to_dict()}
     try:
         write_file(path, json.dumps(page, indent=2, allow_nan=False).encode() + b"\n")
     except OSError as error:
@@ -233,9 +294,16 @@ def _write_result(folder: Path, page: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _part(
-    progress: Callable[[int, int], None] | None, number: int, of: int
-) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda finished, episodes: progress(number * episodes + finished, of * episodes)
+class _Telling:
+    """Tells how many of all episodes are over, part by part."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self.progress, self.total, self.before = progress, total, 0
+
+    def part(self, episodes: int) -> Callable[[int, int], None] | None:
+        """Return what the next `episodes` are counted by."""
+        before, self.before = self.before, self.before + episodes
+        progress = self.progress
+        if progress is None:
+            return None
+        return lambda finished, _: progress(before + finished, self.total)

@@ -12,6 +12,7 @@ from offrl.errors import ConfigError
 from offrl.evaluation.references import Reference, score
 from offrl.evaluation.rollouts import Rollouts
 from offrl.evaluation.statistics import deviation, interval, mean
+from offrl.evaluation.video import Video
 from offrl.run import current_versions
 
 
@@ -70,6 +71,7 @@ class Evaluation:
     discount: float | None = None  # of the values of the seeds, where there are any
     wall_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict[str, str])
+    videos: tuple[Video, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON, the keys that scripts rely on first."""
@@ -80,10 +82,11 @@ class Evaluation:
             "notes": list(self.notes),
             "reference": None if self.reference is None else self.reference.to_dict(),
             "seeds": [seed.to_dict() for seed in self.seeds],
+            "videos": [video.to_dict() for video in self.videos],
         }
 
 
-_NESTED = ("seeds", "reference", "notes")
+_NESTED = ("seeds", "reference", "notes", "videos")
 
 
 def summarise(

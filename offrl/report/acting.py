@@ -10,7 +10,7 @@ from offrl.plain import number
 from offrl.report.arms import Arm, Gathered
 
 HEADINGS = (
-    "arm", "env steps", "seeds", "before", "deepest dip", "dip in the first tenth", "after",
+    "arm", "env steps", "seeds", "before", "deepest dip", "early dip", "after",
     "change", "recovered", "regret, evaluations", "regret, episodes",
 )  # fmt: skip
 
@@ -35,6 +35,8 @@ class Acted:
         told = f"{len(known)} of {len(back)}"
         if known:
             told += f", by step {max(known):,}"
+        if not any(self.over("dip")):
+            told = "no dip"
         return [
             self.arm.label,
             "-" if self.env_steps is None else f"{self.env_steps:,}",

@@ -123,7 +123,7 @@ def _task(run: TrainedRun) -> Task:
 
 
 def _alike(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
-    """The runs of equal settings together, unless two of them have a seed in common."""
+    """The runs of equal settings together; where a seed is there twice, those of one folder."""
     found: dict[str, list[TrainedRun]] = {}
     for run in runs:
         made = run.run
@@ -132,10 +132,20 @@ def _alike(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
         found.setdefault(key, []).append(run)
     groups: list[list[TrainedRun]] = []
     for members in found.values():
-        seeds = [seed for run in members for seed in run.seeds]
-        once = len(set(seeds)) == len(seeds)
-        groups += [members] if once else [[run] for run in members]
+        if _once(members):
+            groups.append(members)
+            continue
+        beside: dict[Path, list[TrainedRun]] = {}
+        for run in members:
+            beside.setdefault(run.dir.parent, []).append(run)
+        for mine in beside.values():
+            groups += [mine] if _once(mine) else [[run] for run in mine]
     return groups
+
+
+def _once(runs: Sequence[TrainedRun]) -> bool:
+    seeds = [seed for run in runs for seed in run.seeds]
+    return len(set(seeds)) == len(seeds)
 
 
 def _labels(groups: Sequence[Sequence[TrainedRun]]) -> list[str]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offrl.evaluation.runfolders import page
 from offrl.evaluation.statistics import interval, mean
 from offrl.ope.judging import RESULT
 from offrl.plain import clean
@@ -70,11 +69,11 @@ def judged_runs(found: Gathered) -> tuple[list[Judged], list[str]]:
             if not path.exists():
                 continue
             try:
-                one = _read(arm, run.dir, json.loads(path.read_text("utf-8")))
-                rows.append(one)
+                told = json.loads(path.read_text("utf-8"))
+                rows.append(_with_truth(_read(arm, run.dir, told), told, found.result(run)))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 faults.append(f"{clean(path)} cannot be read: {clean(error)}.")
-    return [_with_truth(one) for one in rows], faults
+    return rows, faults
 
 
 def _read(arm: Arm, folder: Path, told: Any) -> Judged:
@@ -113,10 +112,9 @@ def _pair(bounds: Sequence[float | None] | None) -> tuple[float, float] | None:
     return float(bounds[0]), float(bounds[1])
 
 
-def _with_truth(one: Judged) -> Judged:
+def _with_truth(one: Judged, told: Any, result: Mapping[str, Any]) -> Judged:
     """The same with the value that the policy had where it acted: same seed, step and discount."""
-    told = page(one.run / RESULT)
-    evaluation = page(one.run / "result.json").get("evaluation")
+    evaluation = result.get("evaluation")
     if not isinstance(evaluation, dict) or told.get("acts") != "mode":
         return one  # `offrl eval` lets the mode act
     if evaluation.get("discount") != one.discount or evaluation.get("env") != one.arm.task.env:

@@ -168,13 +168,11 @@ def _write(path: Path, text: str) -> None:
 
 def _title(found: Gathered) -> str:
     algorithms = dict.fromkeys(clean(arm.first.run.algorithm) for arm in found.arms)
-    data = dict.fromkeys(clean(arm.task.dataset) for arm in found.arms if not arm.task.acts)
-    envs = dict.fromkeys(clean(arm.task.env) for arm in found.arms if arm.task.acts)
-    where = list(data) or list(envs)
-    many = f"{len(where)} {'datasets' if data else 'environments'}"
-    on = where[0] if len(where) == 1 else many
+    tasks = list(dict.fromkeys(arm.task for arm in found.arms))
     which = _listed(list(algorithms)) if len(algorithms) <= 5 else f"{len(algorithms)} algorithms"
-    return f"{which} {'on' if data else 'in'} {on}"
+    if len(tasks) > 1:
+        return f"{which} on {len(tasks)} tasks"
+    return f"{which} {tasks[0].title}" if tasks[0].acts else f"{which} on {clean(tasks[0].dataset)}"
 
 
 def _lead(found: Gathered) -> str:

@@ -108,7 +108,8 @@ def worked_online(found: Gathered, curves: Curves) -> Section:
         mine = [one.cells() for one in rows if one.arm.task == task]
         tables.append(table(task.title, acting.HEADINGS, mine))
     text = (
-        "The dip is the lowest evaluation less the first; a policy has recovered at the first"
+        "The dip is the lowest evaluation less the first, the early dip that of the first tenth of"
+        " the steps; a policy has recovered at the first"
         " evaluation after it that is as good as the first. Regret is the mean of 1 - score/100"
         " over the evaluations, or over the episodes that were lived. Means over seeds, with 95%"
         " intervals."
@@ -136,7 +137,7 @@ def evaluated_from_logs(judged: Sequence[Judged]) -> Section:
     remarks += [f"{one.title}: {text}" for one in judged for text in one.remarks]
     text = (
         "Values are discounted sums of rewards from the first state on. The truth is the mean"
-        " discounted return of the episodes that `offrl eval` ran with the same checkpoint, until"
+        " discounted return of the episodes that offrl eval ran with the same checkpoint, until"
         " they ended or were cut. What is left out by cuts is the weight that discounting leaves to"
         " what would have followed."
     )

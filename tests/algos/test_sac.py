@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from offrl import losses, tabular
 from offrl.algorithm import configure
 from offrl.algos import get
 from offrl.batch import Batch
+from offrl.data.dataset import Dataset
 from offrl.distributions import Categorical, Squashed
 from offrl.errors import ConfigError
 from offrl.learner import Learner
@@ -200,6 +202,50 @@ def test_on_a_bandit_the_temperature_is_the_one_whose_softmax_has_the_entropy_ai
     assert found.policy()[0] == pytest.approx([p, 1 - p], abs=1e-3)
     other = likelier(aim / 2)
     assert temperature != pytest.approx(2 / math.log(other / (1 - other)), rel=0.1)
+
+
+LINE, LINE_DISCOUNT = 10, 0.8  # places in a row; a step past either end ends the episode
+
+
+def line_log() -> Dataset:
+    """Each step of each place once, worth 1; the places are one-hot."""
+    place, action = np.divmod(np.arange(2 * LINE), 2)
+    then = place + 2 * action - 1
+    off = (then < 0) | (then >= LINE)
+    sight = np.eye(LINE, dtype=np.float32)
+    return Dataset.from_arrays(
+        sight[place],
+        action,
+        np.ones(len(place)),
+        off,
+        ~off,
+        next_obs=sight[then.clip(0, LINE - 1)],
+        action_space=gym.spaces.Discrete(2),
+    )
+
+
+def line_entropy(temperature: float) -> float:
+    """Of the soft-optimal policy on the line, as a share of log 2: a mean over its places."""
+    value, gap = np.zeros(LINE + 2), np.zeros(LINE)
+    for _ in range(200):
+        left, right = 1 + LINE_DISCOUNT * value[:-2], 1 + LINE_DISCOUNT * value[2:]
+        value[1:-1] = temperature * np.logaddexp(left / temperature, right / temperature)
+        gap = (left - right) / temperature
+    p = 1 / (1 + np.exp(gap))
+    return float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean() / math.log(2))
+
+
+def test_where_a_step_can_end_the_episode_the_aim_is_one_that_a_temperature_meets():
+    """At any temperature a step off the line costs the entropy of all steps to come."""
+    reachable = line_entropy(1e6)
+    assert line_entropy(1.0) < SAC.Config().entropy_share < reachable < 0.98
+    settings: Any = {"discount": LINE_DISCOUNT, "target_rate": 0.5, "critics": 1}
+    found = Settled("sac", line_log(), [(800, 0.02), *COOLING], **settings)
+    temperature = float(found.nets.log_temperature().exp())
+    assert line_entropy(temperature) == pytest.approx(SAC.Config().entropy_share, abs=2e-3)
+    shares = found.policy()
+    entropy = -(shares * np.log(shares)).sum(1).mean() / math.log(2)
+    assert entropy == pytest.approx(SAC.Config().entropy_share, abs=2e-3)
 
 
 def test_the_critics_learn_from_the_policy_after_its_step():

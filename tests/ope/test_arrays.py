@@ -82,6 +82,15 @@ class TestEpisodesOfSeveralSteps:
         assert found.weights is not None
         assert found.weights.ess == pytest.approx(400)
 
+    def test_the_rounding_of_a_network_is_no_lost_support(self):
+        log = two_step_log()
+        log["log_prob"] = log["behavior_log_prob"] - 1e-7
+        found = estimate(**{k: log[k] for k in log if k not in ("q", "v")}, min_uplift=1.0)
+        assert found.weights is not None
+        assert found.weights.lost_from is None
+        assert found.decision is not None
+        assert found.decision.verdict == "hold"
+
     def test_what_the_weights_say(self):
         found = estimate(**two_step_log(2000))
         weights = found.weights

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import judged_runs
 
-from offrl.report.acting import HEADINGS, acted
-from offrl.report.arms import gather
+from offrl.report.acting import HEADINGS, Acted, acted
+from offrl.report.arms import Arm, Task, gather
 
 DIPPED = {"before": -100.0, "after": -50.0, "dip": -300.0, "early_dip": -200.0}
 
@@ -32,3 +32,10 @@ def test_means_over_seeds_their_intervals_and_how_many_recovered(tmp_path: Path)
     assert line["regret, evaluations"] == "0.250 [0.250, 0.250]"
     assert line["regret, episodes"] == "0.500"  # of the one seed that has it
     assert line["env steps"] == "1,000"
+
+
+def test_a_policy_that_never_fell_has_nothing_to_recover_from():
+    seed = {**DIPPED, "dip": 0.0, "early_dip": 0.0, "recovered_at": 0}
+    arm = Arm(Task("", "P", acts=True), "sac", 0, (), ())
+    line = dict(zip(HEADINGS, Acted(arm, 1000, (seed, seed)).cells(), strict=True))
+    assert line["recovered"] == "no dip"

@@ -32,6 +32,14 @@ def test_one_seed_trained_twice_is_two_arms_told_apart_by_their_folders(tmp_path
     assert "first" in labels[1]
 
 
+def test_two_sweeps_of_the_same_seeds_are_two_arms_of_all_their_seeds(tmp_path: Path):
+    for sweep in ("one", "two"):
+        for seed in range(2):
+            judged_runs.judged(tmp_path / sweep / str(seed), {seed: [1.0]})
+    arms = gather(tmp_path).arms
+    assert [[seed for _, seed in arm.seeds] for arm in arms] == [[0, 1], [0, 1]]
+
+
 def test_other_data_under_the_same_name_is_not_pooled(tmp_path: Path):
     for seed, digest in enumerate(("sha256:a", "sha256:b")):
         judged_runs.judged(tmp_path / digest[-1], {seed: [1.0]}, fingerprint=digest)
