@@ -58,23 +58,25 @@ def histogram(
     sample = sample[np.isfinite(sample)]
     if not sample.size:
         return None
-    first = float(sample.min()) if low is None else low
-    last = float(sample.max()) if high is None else high
+    first = float(sample.min() if low is None else low)
+    last = float(sample.max() if high is None else high)
+    integral = bool((sample == np.round(sample)).all()) and first.is_integer()
+    ends = typeset(_said(first, integral)), typeset(_said(last, integral))
     if first == last:
-        only = typeset(number(first))
-        return Bars(title, (Bar(only, len(sample), 1.0),), only, only, note)
-    bins = BINS
-    if (sample == np.round(sample)).all() and float(first).is_integer() and last - first < BINS:
-        bins, first, last = int(last - first) + 1, first - 0.5, last + 0.5
-    counts, edges = np.histogram(np.clip(sample, first, last), bins, (first, last))
-    whole = bins != BINS
+        return Bars(title, (Bar(ends[0], len(sample), 1.0),), *ends, note)
+    each = integral and last - first < BINS
+    bins = int(last - first) + 1 if each else BINS
+    span = (first - 0.5, last + 0.5) if each else (first, last)
+    counts, edges = np.histogram(np.clip(sample, first, last), bins, span)
     labels = [
-        typeset(number(a + 0.5) if whole else f"{number(a)} to {number(b)}")
+        typeset(_said(a + 0.5, each) if each else f"{number(a)} to {number(b)}")
         for a, b in pairwise(edges.tolist())
     ]
-    shown = (first + 0.5, last - 0.5) if whole else (first, last)
-    ends = number(float(shown[0])), number(float(shown[1]))
-    return Bars(title, _bars(labels, counts.tolist()), typeset(ends[0]), typeset(ends[1]), note)
+    return Bars(title, _bars(labels, counts.tolist()), *ends, note)
+
+
+def _said(value: float, integral: bool) -> str:
+    return number(round(value)) if integral and value.is_integer() else number(value)
 
 
 def choices(title: str, counts: Sequence[int], names: Sequence[object]) -> Bars:

@@ -1,6 +1,6 @@
 """Charts as data: curves over steps, and estimates with their intervals beside the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offrl.evaluation.results import TRIED
@@ -30,9 +30,8 @@ def curves_chart(
     metrics = [name for name in only if name in names] if only else list(names)
     if not metrics:
         return None
-    metrics.sort(
-        key=lambda name: (name != TRIED, not name.startswith("holdout/")) if not only else ()
-    )
+    if not only:
+        metrics.sort(key=lambda name: _rank(name, [curves[arm.key] for arm in arms]))
     drawn = [arm for arm in arms if any(name in curves[arm.key] for name in metrics)]
     told = [
         {
@@ -71,6 +70,12 @@ def curves_chart(
         each=several and metrics[0] == TRIED,
         metrics=metrics,
     )
+
+
+def _rank(name: str, curves: Sequence[Mapping[str, Curve]]) -> tuple[bool, bool, int, bool, str]:
+    """The order of metrics: returns, held-out ones, then what most arms have, losses first."""
+    having = sum(name in one for one in curves)
+    return name != TRIED, not name.startswith("holdout/"), -having, "loss" not in name, name
 
 
 def _partial(arms: Sequence[Arm], curves: Sequence[Curve | None]) -> str:

@@ -101,3 +101,28 @@ def test_the_command_of_a_run_makes_the_same_run(type_: Type, tmp_path: Path, al
     assert typed.status == 0, typed.err
     first, again = (tmp_path / name / "run.toml" for name in ("first", "again"))
     assert first.read_text() == again.read_text()
+
+
+def test_the_command_of_a_run_that_acts_makes_the_same_run(type_: Type, tmp_path: Path):
+    small = ("--compile", "off", "--hidden-size", 8, "--batch-size", 16)
+    acting = ("--env", "CartPole-v1", "--env-steps", 30, "--eval-episodes", 1, "--eval-every", 15)
+    for words in (
+        ("train", "--algo", "dqn", *acting, *small, "--seeds", "0,2", "--out", tmp_path / "first"),
+        (
+            "finetune",
+            tmp_path / "first",
+            *acting,
+            "--mix",
+            0,
+            "--lr",
+            0.002,
+            "--out",
+            tmp_path / "second",
+        ),
+    ):
+        assert type_(*words).status == 0
+        run = offrl.load_run(words[-1])
+        again = shlex.split(train_command(run))[1:-1]
+        assert type_(*again, f"{run.dir}-again").status == 0
+        repeated = Path(f"{run.dir}-again", "run.toml")
+        assert repeated.read_text() == (run.dir / "run.toml").read_text()

@@ -9,7 +9,8 @@ import pytest
 from offrl.evaluation.results import TRIED
 from offrl.evaluation.statistics import interval
 from offrl.report.arms import gather
-from offrl.report.curves import Curve, curves_of
+from offrl.report.charts import curves_chart
+from offrl.report.curves import Curve, curves_by_arm, curves_of
 
 
 def test_mean_and_band_are_those_of_the_seeds_at_each_step(tmp_path: Path):
@@ -40,6 +41,19 @@ def test_a_long_curve_keeps_evenly_spaced_points_and_its_last(tmp_path: Path):
     found = curves_of(arm, most=11)[TRIED]
     assert found.steps == (2, 102, 202, 302, 402, 502, 602, 702, 802, 902, 1002)
     np.testing.assert_array_equal(found.mean, found.steps)
+
+
+def test_without_returns_a_chart_opens_with_the_loss_that_most_arms_have(tmp_path: Path):
+    for place, algo in enumerate(("bc", "iql")):
+        run = judged_runs.judged(tmp_path / algo, None, algo=algo)
+        extra = ",value/advantage" if place else ""
+        (run / "seed_0" / "metrics.csv").write_text(f"step,policy/loss{extra}\n1,2.0,3.0\n")
+    found = gather(tmp_path)
+    chart = curves_chart(
+        "x", found.arms[0].task, found.arms, curves_by_arm(found.arms), step="gradient steps"
+    )
+    assert chart is not None
+    assert list(chart.metrics) == ["policy/loss", "value/advantage"]
 
 
 def test_what_is_not_finite_is_left_out_of_what_a_chart_draws():
