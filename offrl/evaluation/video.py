@@ -56,15 +56,18 @@ class Video:
 
 
 def draw_without_display() -> None:
-    """Have MuJoCo draw by EGL, else OSMesa, where there is no display and nothing was chosen.
+    """Where there is no display, have MuJoCo draw by EGL, else OSMesa, and pygame in memory.
 
-    It looks at MUJOCO_GL when it is imported, so this comes before any environment is made.
+    What was chosen stays. MuJoCo looks at MUJOCO_GL when it is imported, so this comes before any
+    environment is made.
     """
-    chosen = any(os.environ.get(key) for key in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"))
-    if chosen or sys.platform != "linux":
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if display or sys.platform != "linux":
         return
-    egl, osmesa = find_library("EGL"), find_library("OSMesa")
-    os.environ["MUJOCO_GL"] = "osmesa" if osmesa and not egl else "egl"
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if not os.environ.get("MUJOCO_GL"):
+        egl, osmesa = find_library("EGL"), find_library("OSMesa")
+        os.environ["MUJOCO_GL"] = "osmesa" if osmesa and not egl else "egl"
 
 
 class Films:

@@ -21,6 +21,15 @@ from offrl.evaluation.video import draw_without_display
 from offrl_cli import main
 
 FIRST = ("episode_0.mp4", "episode_1.mp4", "episode_2.mp4")
+KEYS = ("MUJOCO_GL", "SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a display nor a way to draw, and whatever is chosen is forgotten afterwards."""
+    for key in KEYS:
+        monkeypatch.setenv(key, "")  # so that it comes back, whatever it was
+        monkeypatch.delenv(key)
 
 
 class Lamp(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -280,23 +289,25 @@ def test_a_kill_while_filming_leaves_no_half_film_under_its_name(tmp_path: Path)
     assert [name for name in names(died) if not name.startswith(".")] == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="EGL is for Linux")
 class TestDrawingWithoutADisplay:
-    @pytest.mark.parametrize("key", ["MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"])
-    def test_what_was_chosen_stays(self, key: str, monkeypatch: pytest.MonkeyPatch):
-        for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(key, "glfw")
-        draw_without_display()
-        assert os.environ.get("MUJOCO_GL") == ("glfw" if key == "MUJOCO_GL" else None)
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="EGL is for Linux")
-    def test_without_a_display_it_is_egl(self, monkeypatch: pytest.MonkeyPatch):
-        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("MUJOCO_GL", "")
+    def test_it_is_by_egl_and_in_memory(self):
         draw_without_display()
         only_osmesa = bool(find_library("OSMesa")) and not find_library("EGL")
         assert os.environ["MUJOCO_GL"] == ("osmesa" if only_osmesa else "egl")
+        assert os.environ["SDL_VIDEODRIVER"] == "dummy"
+
+    @pytest.mark.parametrize("key", ["MUJOCO_GL", "SDL_VIDEODRIVER"])
+    def test_what_was_chosen_stays(self, key: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv(key, "mine")
+        draw_without_display()
+        assert os.environ[key] == "mine"
+
+    @pytest.mark.parametrize("key", ["DISPLAY", "WAYLAND_DISPLAY"])
+    def test_a_display_is_used(self, key: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv(key, ":0")
+        draw_without_display()
+        assert not {"MUJOCO_GL", "SDL_VIDEODRIVER"} & set(os.environ)
 
 
 @pytest.mark.slow
