@@ -83,7 +83,15 @@ def opened(ref: str, limits_end: bool) -> Dataset:
         limit = None if limits_end else TIME_LIMIT
         if "cartpole" in ref:
             return offrl.import_file(ref, env="CartPole-v1", time_limit=limit)
-        return offrl.import_file(ref, env="Pendulum-v1", time_limit=limit, unit_actions=True)
+        env = gymnasium.make("Pendulum-v1")
+        return offrl.import_file(
+            ref,
+            env="Pendulum-v1",
+            time_limit=limit,
+            unit_actions=True,
+            action_space=env.action_space,
+            observation_space=env.observation_space,
+        )
     try:
         return offrl.load(ref)
     except offrl.OffrlError:
@@ -107,7 +115,8 @@ class Judging:
         }
         config = configure(JudgeConfig, settings)
         self.config, self.prepared = config, False
-        self.work = Work(data, self.part, held, config, self.discount, ESTIMATORS, None)
+        self.names = args.estimators.split(",")
+        self.work = Work(data, self.part, held, config, self.discount, self.names, None)
 
     def of(self, network: nn.Module) -> Findings:
         """What is found of one policy."""
@@ -118,7 +127,7 @@ class Judging:
             self.work.prepare([candidate])
             self.prepared = True
         evidence = self.work.evidence(candidate, False)
-        return conclude(evidence, self.config, ESTIMATORS)
+        return conclude(evidence, self.config, self.names)
 
     def _short(self, candidate: Candidate) -> Findings:
         """Of the first `horizon` steps alone, by weights alone: a Q knows no step."""
@@ -146,9 +155,20 @@ def _ends(part: Transitions, limit: int) -> np.ndarray:
     return found
 
 
+def called(ref: str) -> str:
+    """A dataset by its id, a log by whose it is and its file."""
+    path = Path(ref)
+    return f"rllib/{path.parent.name}/{path.stem}" if path.is_file() else ref
+
+
+def file_name(ref: str) -> str:
+    """The same as one name."""
+    return called(ref).replace("/", "-")
+
+
 def named(ref: str, args: argparse.Namespace) -> str:
     """What a set is called in the tables: the dataset, and what was taken away."""
-    words = [Path(ref).stem if Path(ref).is_file() else ref]
+    words = [called(ref)]
     words += [f"discount {args.discount:g}"] * (args.discount != 0.95)
     words += [f"{args.horizon} steps"] * bool(args.horizon)
     words += ["fitted mu"] * (args.behavior == "fitted")
@@ -160,11 +180,14 @@ def named(ref: str, args: argparse.Namespace) -> str:
 def measure(ref: str, out: Path, args: argparse.Namespace) -> None:
     """Judge the ten on one dataset and add their rows to `out`, those of each as it is judged."""
     name, data = named(ref, args), opened(ref, args.limits_end)
-    folder = out.parent / f"{out.stem}-runs" / f"{Path(ref).stem}-{args.limits_end:d}"
+    folder = out.parent / f"{out.stem}-runs" / f"{file_name(ref)}-{args.limits_end:d}"
     policies, held = candidates(ref, data, folder, args.discount)
     there = {(row["dataset"], row["policy"]) for row in rows_in(out)}
     judging = Judging(data, held, args)
     steps = args.horizon or math.ceil(math.log(1e-3) / math.log(args.discount))
+    if args.truth_again:
+        _again(name, out, data, policies, args, steps)
+        return
     for policy, network in policies.items():
         if (name, policy) in there or (args.horizon and policy in {"td3-bc"}):
             continue
@@ -184,6 +207,31 @@ def measure(ref: str, out: Path, args: argparse.Namespace) -> None:
         fresh = not out.exists()
         with out.open("a", newline="") as file:
             csv.writer(file).writerows([FIELDS, *rows] if fresh else rows)
+
+
+def _again(
+    name: str,
+    out: Path,
+    data: Dataset,
+    policies: dict[str, nn.Module],
+    args: argparse.Namespace,
+    steps: int,
+) -> None:
+    """Put the truth of more rollouts into the rows of a dataset."""
+    rows = rows_in(out)
+    for policy, network in policies.items():
+        mine = [r for r in rows if (r["dataset"], r["policy"]) == (name, policy)]
+        if not mine or int(mine[0]["rollouts"]) >= args.rollouts:
+            continue
+        worth = truth(Policy(data.spec, network), data, args.discount, args.rollouts, steps)
+        low, high = interval(worth) or (math.nan, math.nan)
+        for row in mine:
+            values = (args.rollouts, float(worth.mean()), low, high)
+            row |= dict(zip(FIELDS[4:8], map(str, values), strict=True))
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _steps(weights: Weights) -> tuple[int | None, int | None]:
@@ -255,6 +303,8 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=0, help="steps after which all is cut")
     parser.add_argument("--behavior", choices=("auto", "fitted"), default="auto")
     parser.add_argument("--limits-end", action="store_true")
+    parser.add_argument("--truth-again", action="store_true", help="by more rollouts")
+    parser.add_argument("--estimators", default=",".join(ESTIMATORS))
     parser.add_argument("--fqe-steps", type=int, default=1000)
     parser.add_argument("--fqe-seeds", type=int, default=3)
     parser.add_argument("--fqe-target-rate", type=float, default=RATE)
