@@ -50,7 +50,7 @@ class Candidate:
     acts: str = "sample"
     given_log_prob: Floats | None = None  # [N], of every logged step of the dataset
     run: Run | None = None
-    dir: Path | None = None
+    dir: Path | None = None  # of the seed
     facts: tuple[tuple[str, Any], ...] = ()  # for the findings
     notes: tuple[str, ...] = ()
 
@@ -129,8 +129,10 @@ def _run(found: TrainedRun, data: Dataset, acts: str, checkpoint: str | int) -> 
         )
     where = {"seed": seed, "checkpoint_step": step, "picked": picked}
     facts = (("algo", found.run.settings.algo), *where.items())
-    name = str(found.dir)
-    return Candidate(name, policy.network, acts, None, found.run, found.dir, facts, notes)
+    folder = found.dir / f"seed_{seed}"
+    one_of_many = len(found.seeds) == 1 < len(found.run.settings.seeds)
+    name = str(folder if one_of_many else found.dir)
+    return Candidate(name, policy.network, acts, None, found.run, folder, facts, notes)
 
 
 def _check_spaces(whose: str, theirs: Spec, data: Dataset) -> None:

@@ -87,7 +87,7 @@ class Judgement:
         }
 
     def page(self, candidate: Candidate, findings: Findings) -> dict[str, Any]:
-        """Return what RUN/ope.json holds of one candidate."""
+        """Return what RUN/seed_3/ope.json holds of one candidate."""
         return {"format": FORMAT, **self.entry(candidate, findings), **self._shared()}
 
     def _shared(self) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def judge(
 
     A candidate is a run or its folder, a policy, a function, FILE.py:FUNCTION or TABLE.csv:COLUMN.
     `discount` is that of the runs where it is not given. What comes of a run is kept in
-    RUN/ope.json unless `keep` is false. `progress` is told (taken, all) gradient steps. `settings`
-    are the fields of `offrl.ope.settings.JudgeConfig`. Raises ConfigError where candidates, data
-    and words differ.
+    RUN/seed_3/ope.json unless `keep` is false. `progress` is told (taken, all) gradient steps.
+    `settings` are the fields of `offrl.ope.settings.JudgeConfig`. Raises ConfigError where
+    candidates, data and words differ.
     """
     config = configure(JudgeConfig, settings)
     subjects = list(candidates) if isinstance(candidates, list | tuple) else [candidates]
@@ -213,7 +213,7 @@ def _discount(candidates: Sequence[Candidate], given: float | None, one_step: bo
 
 
 def _keep(candidate: Candidate, page: dict[str, Any]) -> None:
-    """Replace RUN/ope.json whole, or leave the old one."""
+    """Replace RUN/seed_3/ope.json whole, or leave the old one."""
     if candidate.dir is None:
         return
     path = candidate.dir / RESULT

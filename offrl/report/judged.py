@@ -25,7 +25,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Judged:
-    """What RUN/ope.json holds of one policy, and the truth where it is known."""
+    """What RUN/seed_3/ope.json holds of one policy, and the truth where it is known."""
 
     arm: Arm
     run: Path
@@ -65,14 +65,12 @@ def judged_runs(found: Gathered) -> tuple[list[Judged], list[str]]:
     faults: list[str] = []
     for arm in found.arms:
         for run in arm.runs:
-            path = run.dir / RESULT
-            if not path.exists():
-                continue
-            try:
-                told = json.loads(path.read_text("utf-8"))
-                rows.append(_with_truth(_read(arm, run.dir, told), told, found.result(run)))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                faults.append(f"{clean(path)} cannot be read: {clean(error)}.")
+            for path in sorted(run.dir.glob(f"seed_*/{RESULT}")):
+                try:
+                    told = json.loads(path.read_text("utf-8"))
+                    rows.append(_with_truth(_read(arm, run.dir, told), told, found.result(run)))
+                except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                    faults.append(f"{clean(path)} cannot be read: {clean(error)}.")
     return rows, faults
 
 

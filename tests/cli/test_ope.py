@@ -59,7 +59,7 @@ class TestOpe:
             assert {"value", "lo", "hi", "interval", "refused"} <= set(estimate)
         assert found["verdict"] is None
         assert one["episodes"] == 80
-        assert json.loads(Path("run/ope.json").read_text())["estimates"] == one["estimates"]
+        assert json.loads(Path("run/seed_0/ope.json").read_text())["estimates"] == one["estimates"]
 
     def test_a_person_sees_values_and_the_discount(self, run: str, visits: str, type_: Type):
         typed = type_("ope", run, "--dataset", visits, *QUICK, "--estimators", "snips,dr")

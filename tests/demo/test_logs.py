@@ -57,7 +57,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestDemonstration:
     def test_the_verdict_is_what_judging_the_run_left_there(self):
         shown = demonstrate_logs(Path("runs"))
-        kept = json.loads(Path(shown.run, "ope.json").read_text())
+        kept = json.loads(Path(shown.run, "seed_0", "ope.json").read_text())
         assert shown.decision == kept["decision"]
         assert shown.to_dict()["verdict"] == kept["decision"]["verdict"]
         assert (shown.truth.discount, shown.truth.customers) == (kept["discount"], 500)

@@ -395,13 +395,21 @@ class TestWordsAndWhatIsKept:
         data = choices()
         run = offrl.fit("bc", data, holdout=0.2, out="run", seeds=(3, 4), **SMALL)
         found = judge("run/seed_4", data, acts="sample", min_uplift=0.0, **QUICK)
-        page = json.loads(Path("run/ope.json").read_text())
+        page = json.loads(Path("run/seed_4/ope.json").read_text())
         assert page["format"] == 1
         assert (page["seed"], page["picked"], page["acts"]) == (4, "last", "sample")
         assert page["estimates"] == json.loads(json.dumps(found.to_dict()["runs"][0]["estimates"]))
         assert page["fingerprint"] == data.fingerprint
         both = judge(run, data, estimators=["snips"], acts="sample", **QUICK)
         assert any("Seed 3 of the 2" in note for note in both.notes)
+        assert json.loads(Path("run/seed_3/ope.json").read_text())["seed"] == 3
+        assert json.loads(Path("run/seed_4/ope.json").read_text()) == page
+
+    def test_seeds_that_are_named_are_told_apart(self):
+        data = choices()
+        offrl.fit("bc", data, holdout=0.2, out="run", seeds=(3, 4), **SMALL)
+        found = judge(["run/seed_3", "run/seed_4"], data, acts="sample", **QUICK)
+        assert [one["run"] for one in found.to_dict()["runs"]] == ["run/seed_3", "run/seed_4"]
 
     def test_only_what_is_asked_for_is_fitted(self):
         told: list[tuple[int, int]] = []

@@ -41,7 +41,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 env="Pendulum-v1",
                 curve={10: -300.0 + seed, 20: -150.0, 30: -100.0 - 10 * place},
             )
-            (run / "ope.json").write_text(json.dumps(estimates(-20.0 - 10 * place)))
+            told = json.dumps(estimates(-20.0 - 10 * place))
+            (run / f"seed_{seed}" / "ope.json").write_text(told)
     # A run that has nothing to say: its cells are empty and go last.
     rest = folder / "<img src=x onerror=alert(2)>" / "awr"
     judged_runs.judged(rest, None, algo="awr", dataset=EVIL)
@@ -205,7 +206,9 @@ def test_thirty_runs_are_below_8_mb_and_open_within_two_seconds(browser: Browser
                     values = ",".join(repr(float(v)) for v in rng.normal(k / 10, 2, len(names)))
                     rows.append(f"{250 * k},{tried if k % 20 == 0 else ''},{values}")
                 (run / f"seed_{seed}" / "metrics.csv").write_text("\n".join(rows) + "\n")
-            (run / "ope.json").write_text(json.dumps(estimates(float(rng.normal(-30, 5)))))
+            (run / "seed_0" / "ope.json").write_text(
+                json.dumps(estimates(float(rng.normal(-30, 5))))
+            )
     made = write_report(tmp_path / "runs", tmp_path / "report.html")
     assert len(made.runs) == 30
     assert made.bytes < 8e6

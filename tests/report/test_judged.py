@@ -28,7 +28,7 @@ def one(folder: Path, *, lived: dict[str, Any], **changes: Any) -> Judged:
     told["evaluation"]["discount"] = lived.pop("discount", 0.5)
     told["evaluation"]["seeds"][0] |= {"lengths": [2, 1], "cut": [True, False], **lived}
     (run / "result.json").write_text(json.dumps(told))
-    (run / "ope.json").write_text(json.dumps(FOUND | changes))
+    (run / "seed_0" / "ope.json").write_text(json.dumps(FOUND | changes))
     (found,), faults = read(gather(folder))
     assert not faults
     return found
@@ -61,7 +61,7 @@ def test_what_is_not_of_the_same_policy_is_no_truth(
 
 def test_a_damaged_file_is_told_and_left_aside(tmp_path: Path):
     run = judged_runs.judged(tmp_path / "a", {0: [-9.0]})
-    (run / "ope.json").write_text('{"estimates": 3}')
+    (run / "seed_0" / "ope.json").write_text('{"estimates": 3}')
     found, (fault,) = read(gather(tmp_path))
     assert found == []
-    assert str(run / "ope.json") in fault
+    assert str(run / "seed_0" / "ope.json") in fault
