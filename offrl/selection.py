@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from offrl.checkpoint import SELECTION, TrainedRun, folders
 from offrl.data.dataset import Dataset, load
-from offrl.data.durable import write_file
-from offrl.errors import ConfigError, OffrlError, WorkError
+from offrl.data.durable import keep_file
+from offrl.errors import ConfigError, WorkError
 from offrl.evaluation.runfolders import Named, find
 from offrl.evaluation.statistics import mean
 from offrl.ope import judge
@@ -210,10 +210,8 @@ def _write(result: Selection) -> None:
     from pathlib import Path
 
     path = Path(result.chosen) / SELECTION
-    try:
-        write_file(path, json.dumps(result.to_dict(), indent=2, allow_nan=False).encode() + b"\n")
-    except OSError as error:
-        raise OffrlError(
-            f"{path} could not be written: {error.strerror or error}.",
-            "Make room or mend the permissions, then select again.",
-        ) from error
+    keep_file(
+        path,
+        json.dumps(result.to_dict(), indent=2, allow_nan=False).encode() + b"\n",
+        "Make room or mend the permissions, then select again.",
+    )

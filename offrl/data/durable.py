@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from offrl.errors import OffrlError
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -26,6 +28,16 @@ def write_file(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def keep_file(path: Path, content: bytes, remedy: str) -> None:
+    """Do as `write_file` does, and raise OffrlError with `remedy` where the disk refuses."""
+    try:
+        write_file(path, content)
+    except OSError as error:
+        raise OffrlError(
+            f"{path} could not be written: {error.strerror or error}.", remedy
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

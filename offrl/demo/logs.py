@@ -169,16 +169,16 @@ def _left_before() -> bool:
 
 
 def _write(log: Path, page: str) -> None:
-    from offrl.data.durable import write_file
+    from offrl.data.durable import keep_file
 
+    remedy = "Go to a folder that you may write to, or make room."
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        write_file(log, page.encode())
     except OSError as error:
         raise OffrlError(
-            f"{log} could not be written: {error.strerror or error}.",
-            "Go to a folder that you may write to, or make room.",
+            f"{log} could not be written: {error.strerror or error}.", remedy
         ) from error
+    keep_file(log, page.encode(), remedy)
 
 
 def _imported(log: Path, replaces: bool) -> "tuple[Dataset, tuple[dict[str, Any], ...]]":

@@ -11,7 +11,7 @@ import numpy as np
 
 from offrl.checkpoint import SELECTED, TrainedRun, load_run
 from offrl.data.dataset import Dataset, load
-from offrl.data.durable import write_file
+from offrl.data.durable import keep_file
 from offrl.data.spec import Spec
 from offrl.environments import env_description, env_for, make_env, other_version, version_note
 from offrl.errors import ConfigError, OffrlError
@@ -285,13 +285,11 @@ def _keep(judged: _Judged, result: Evaluation) -> None:
         return
     path = judged.dir / RESULT
     page = {**read_result(judged.dir), "format": FORMAT, "evaluation": result.to_dict()}
-    try:
-        write_file(path, json.dumps(page, indent=2, allow_nan=False).encode() + b"\n")
-    except OSError as error:
-        raise OffrlError(
-            f"{path} could not be written: {error.strerror or error}.",
-            "Make room or mend the permissions, then evaluate again.",
-        ) from error
+    keep_file(
+        path,
+        json.dumps(page, indent=2, allow_nan=False).encode() + b"\n",
+        "Make room or mend the permissions, then evaluate again.",
+    )
 
 
 class _Telling:

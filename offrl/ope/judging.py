@@ -10,8 +10,8 @@ import numpy as np
 
 from offrl.configuration import configure
 from offrl.data.dataset import Dataset, load
-from offrl.data.durable import write_file
-from offrl.errors import ConfigError, OffrlError
+from offrl.data.durable import keep_file
+from offrl.errors import ConfigError
 from offrl.ope.candidates import Candidate, candidate_of
 from offrl.ope.conclusion import conclude
 from offrl.ope.findings import Findings
@@ -217,13 +217,11 @@ def _keep(candidate: Candidate, page: dict[str, Any]) -> None:
     if candidate.dir is None:
         return
     path = candidate.dir / RESULT
-    try:
-        write_file(path, json.dumps(_plain(page), indent=2, allow_nan=False).encode() + b"\n")
-    except OSError as error:
-        raise OffrlError(
-            f"{path} could not be written: {error.strerror or error}.",
-            "Make room or mend the permissions, then judge again.",
-        ) from error
+    keep_file(
+        path,
+        json.dumps(_plain(page), indent=2, allow_nan=False).encode() + b"\n",
+        "Make room or mend the permissions, then judge again.",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from offrl.data.dataset import Dataset, load
-from offrl.data.durable import write_file
-from offrl.errors import ConfigError, OffrlError
+from offrl.data.durable import keep_file
+from offrl.errors import ConfigError
 from offrl.evaluation.runfolders import Named
 from offrl.plain import clean
 from offrl.report import sections
@@ -157,13 +157,7 @@ def _rendered(title: str, lead: str, parts: Sequence[Section], notes: Sequence[s
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        write_file(path, text.encode())
-    except OSError as error:
-        raise OffrlError(
-            f"{path} could not be written: {error.strerror or error}.",
-            "Make room, or choose another folder.",
-        ) from error
+    keep_file(path, text.encode(), "Make room, or choose another folder.")
 
 
 def _title(found: Gathered) -> str:

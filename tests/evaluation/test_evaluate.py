@@ -233,7 +233,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_old_result_stays(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("offrl.evaluation.evaluate.write_file", full)
+    monkeypatch.setattr("offrl.data.durable.write_file", full)
     with pytest.raises(OffrlError, match=r"result.json could not be written: No space left"):
         evaluate(run, episodes=1)
     assert result(run) == before
