@@ -4,8 +4,13 @@ env_step     0 ......... warmup ........................................ env_ste
 acting       anything    the policy, exploring
 learning                 updates_per_step gradient steps for each env_step
 batches                  a share `mix` of logged rows, the rest lived ones
+policies                                             | the mean of average_steps |
+
+The mean of the last policies is what the run ends with (Polyak & Juditsky 1992): on the way it
+neither acts nor is learned from.
 """
 
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offrl import checkpoint as checkpoints
 from offrl.batch import Batch, Table
 from offrl.learner import Learner, Progress, State, check_finite
 from offrl.online.acting import Alone, alone
@@ -24,8 +30,12 @@ from offrl.online.worlds import Lived
 from offrl.sampler import Sampler, mix, noise_of
 
 
+@dataclass
 class ReplayLoop(Loop[ReplayConfig, Replay]):
     """One seed that acts, and learns from what it remembers."""
+
+    mean: dict[str, Tensor] = field(default_factory=dict[str, Tensor])  # of the last policies
+    counted: int = 0  # policies in it
 
     @cached_property
     def _logged_columns(self) -> dict[str, Tensor]:
@@ -81,6 +91,32 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
             state, metrics = self.update(self._annealed(), self._batch(step), stage)
             check_finite(metrics, step)
             self.now = Progress(step + 1, state, state, metrics)
+            if self.env_step > self.env_steps - self.online.average_steps:
+                self._average()
+        if self.env_step >= self.env_steps and self.mean:
+            state = self.now.state
+            state = {**state, "params": {**state["params"], "policy": self.mean}}
+            self.now = self.now._replace(state=state, anchor=state)
+
+    def _average(self) -> None:
+        """Count the policy of this moment in the mean."""
+        policy = self.now.state["params"]["policy"]
+        before, count = self.mean or policy, self.counted + 1
+        self.mean = {k: before[k].lerp(p, 1 / count) for k, p in policy.items()}
+        self.counted = count
+
+    def _held(self) -> tuple[int, dict[str, State], dict[str, Any]]:
+        step, trees, page = super()._held()
+        if self.mean:
+            trees["mean"] = {"policy": self.mean, "counted": torch.tensor(self.counted)}
+        return step, trees, page
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        super().restore(tensors)
+        if "mean/counted" in tensors:
+            self.counted = int(tensors["mean/counted"])
+            policy = {"mean": {"policy": self.now.state["params"]["policy"]}}
+            self.mean = checkpoints.restore(policy, tensors)["mean"]["policy"]
 
     def _annealed(self) -> State:
         """The state, with the setting that is annealed at the value of this env_step."""

@@ -104,6 +104,9 @@ class ReplayConfig(OnlineConfig):
     ] = ""
     anneal_to: Annotated[float, "What the annealed setting ends at."] = 0.0
     anneal_steps: Annotated[int, "Steps after the warm-up in which it does; 0: all of them."] = 0
+    average_steps: Annotated[
+        int, "Last steps whose policies are averaged into the one that the run ends with; 0: none."
+    ] = 0
 
     def rules(self) -> dict[str, tuple[bool, str]]:
         return super().rules() | {
@@ -114,6 +117,7 @@ class ReplayConfig(OnlineConfig):
             "epsilon": (0 <= self.epsilon <= 1, "a share from 0 to 1"),
             "epsilon_steps": (self.epsilon_steps >= 0, "0 or more"),
             "anneal_steps": (self.anneal_steps >= 0, "0 or more"),
+            "average_steps": (self.average_steps >= 0, "0 or more"),
             "anneal": (
                 bool(self.anneal) or (self.anneal_to, self.anneal_steps) == (0, 0),
                 "the name of a setting where anneal_to or anneal_steps is given",
@@ -144,6 +148,12 @@ class ReplayConfig(OnlineConfig):
             raise ConfigError(
                 f"A warm-up of {self.warmup} steps leaves none of {env_steps} to learn in.",
                 "Give fewer --warmup, or more --env-steps.",
+            )
+        if self.average_steps > env_steps - self.warmup:
+            raise ConfigError(
+                f"Policies of the last {self.average_steps} steps cannot be averaged where the run "
+                f"learns in {env_steps - self.warmup}.",
+                "Give fewer --average-steps, or more --env-steps.",
             )
         return int((env_steps - self.warmup) * self.updates_per_step)
 
