@@ -9,6 +9,7 @@ Whatever may vary by step or by grid point is a 0-d tensor in the state, never a
 one compiled graph serves a whole run and `torch.func.vmap` serves many seeds.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -157,6 +158,9 @@ def _transformed() -> bool:
     return stack is not None
 
 
+_LOG_BETA_1, _LOG_BETA_2 = math.log(0.9), math.log(0.999)
+
+
 def adam(
     params: dict[str, Tensor],
     grads: dict[str, Tensor],
@@ -167,8 +171,11 @@ def adam(
     t = state["t"] + 1
     m = {k: state["m"][k].lerp(g, 0.1) for k, g in grads.items()}
     v = {k: state["v"][k].lerp(g * g, 0.001) for k, g in grads.items()}
-    length, root = rate * state["lr"] / (1 - 0.9**t), (1 - 0.999**t).sqrt()
-    new = {k: p - length * m[k] / (v[k].sqrt() / root + 1e-8) for k, p in params.items()}
+    # exp and not **: a compiler for the CPU works a power out again for every few weights.
+    root = (1 - (t * _LOG_BETA_2).exp()).sqrt()
+    length = rate * state["lr"] * root / (1 - (t * _LOG_BETA_1).exp())
+    small = 1e-8 * root
+    new = {k: p - length * m[k] / (v[k].sqrt() + small) for k, p in params.items()}
     return new, {"m": m, "v": v, "t": t, "lr": state["lr"]}
 
 
