@@ -104,7 +104,9 @@ def resolve(
     table = {**file.get(algorithm.name, {}), **(hyperparameters or {})}
     config = _config(algorithm, table, parent, also=SETTINGS)
     given = {**file.get("online", {}), **(online or {})}
-    schedule = scheduled(algorithm.acts, given, env_steps, scratch=parent is None)
+    logged = parent is not None and bool(parent.run.settings.dataset)
+    scratch = parent is None
+    schedule = scheduled(algorithm.acts, given, env_steps, scratch=scratch, logged=logged)
     schedule.check(config)
     steps = schedule.gradient_steps(env_steps, algorithm(config, spec))
     if steps < 1:

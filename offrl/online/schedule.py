@@ -57,7 +57,7 @@ class OnlineConfig(Configuration, ABC):
     @classmethod
     @abstractmethod
     def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
-        """Defaults that depend on the length of the run and on whether a log came before it."""
+        """Defaults that depend on the length of the run and on whether another came before it."""
 
     def check(self, config: AlgorithmConfig) -> None:
         """Raise ConfigError where the algorithm's settings do not go with this schedule."""
@@ -139,7 +139,7 @@ class ReplayConfig(OnlineConfig):
     def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
         return {
             "warmup": min(SCRATCH_WARMUP, env_steps // 20) if scratch else 0,
-            "mix": 0.0 if scratch else 0.5,
+            "mix": 0.5,
             "replay_size": min(1_000_000, env_steps),
         }
 
@@ -226,7 +226,7 @@ class RecentConfig(LessonConfig):
 
     @classmethod
     def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
-        return {"mix": 0.0 if scratch else 0.5}
+        return {"mix": 0.5}
 
     def lesson(self, algorithm: RolloutAlgorithm[Any], rows: int) -> list[Phase]:
         return algorithm.lesson(max(1, rows // algorithm.config.batch_size), 1)
@@ -241,13 +241,18 @@ SCHEDULES: dict[str, type[OnlineConfig]] = {
 
 
 def scheduled(
-    acts: str, given: Mapping[str, Any], env_steps: int, *, scratch: bool
+    acts: str, given: Mapping[str, Any], env_steps: int, *, scratch: bool, logged: bool
 ) -> OnlineConfig:
-    """The schedule of a run; ConfigError where it makes no sense."""
+    """The schedule of a run, `logged` where one of a log was before it, `scratch` where none was.
+
+    ConfigError where it makes no sense.
+    """
     config = SCHEDULES[acts]
-    found = configure(config, {**config.usual(env_steps, scratch=scratch), **given})
-    if scratch and found.mix > 0:
-        raise ConfigError("There is no logged data to mix in.", "Use `offrl finetune RUN`.")
+    without = {} if logged else {"mix": 0.0}
+    found = configure(config, {**config.usual(env_steps, scratch=scratch), **without, **given})
+    if found.mix > 0 and not logged:
+        fix = "Use `offrl finetune RUN`." if scratch else "Leave --mix away: the run had no log."
+        raise ConfigError("There is no logged data to mix in.", fix)
     if scratch and found.floor > -math.inf:
         raise ConfigError(
             "A policy that starts from scratch is below any floor.",

@@ -15,6 +15,7 @@ from training_runs import saved_dataset
 
 import offrl
 from offrl import checkpoint as checkpoints
+from offrl import load_run
 
 Type = Callable[..., Any]
 SMALL = ("--hidden-size", 8, "--batch-size", 16, "--eval-episodes", 1, "--warmup", 10)
@@ -33,6 +34,26 @@ def test_acting_from_scratch_answers_with_what_came_of_it(type_: Type):
     assert again.next == "offrl eval r"
     assert "recorded, seed 0      me/a-v0" in again.out
     assert type_("eval", "r", "--episodes", 2).status == 0
+
+
+@pytest.mark.parametrize(
+    ("algo", "env"), [("td3", "Pendulum-v1"), ("iwpg", "CartPole-v1"), ("awr", "CartPole-v1")]
+)
+def test_a_run_that_had_no_log_goes_on_without_one(type_: Type, algo: str, env: str):
+    small = (*SMALL[:6], *(SMALL[6:] if algo == "td3" else ("--rollout-steps", 30)))
+    words = ("--env", env, "--env-steps", 60, *small)
+    assert type_("train", "--algo", algo, *words, "--out", "one").status == 0
+    words = words[:4] + small[4:]
+    found = type_("finetune", "one", *words, "--out", "two", "--json")
+    assert found.status == 0, found.err
+    assert (load_run("two").run.online or {})["mix"] == 0
+    assert found.json["before"] == load_run("one").result["after"]
+    assert type_("finetune", "--out", "two", "--resume").status == 0
+    refused = type_("finetune", "two", *words, "--mix", 0.5, "--out", "three")
+    assert refused.status == 2
+    assert "no logged data to mix in" in refused.err
+    assert "had no log" in refused.err
+    assert not Path("three").exists()
 
 
 @pytest.mark.parametrize(

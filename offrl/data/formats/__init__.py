@@ -46,9 +46,10 @@ def import_file(
     """Return the dataset that a foreign file holds, saved under the id `out` where one is given.
 
     The format is found from the contents where it is not named. `env` names the environment that
-    the log comes from; episodes of exactly `time_limit` steps are truncated, whatever the file
-    calls their end. `options` are those of the format (see `docs/formats.md`). What was assumed
-    is in `dataset.metadata["offrl"]["import"]["notes"]`, what contradicts itself in `findings`.
+    the log comes from; it is not made, so give its `action_space` where bounds matter. Episodes of
+    exactly `time_limit` steps are truncated, whatever the file calls their end. `options` are those
+    of the format (see `docs/formats.md`). What was assumed is in
+    `dataset.metadata["offrl"]["import"]["notes"]`, what contradicts itself in `findings`.
     Raises ConfigError for options that are off, CorruptDataError naming row and column,
     UnsafeDataError for a file that would run code or read another file.
     """

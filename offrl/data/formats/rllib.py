@@ -237,7 +237,8 @@ def _in_units(
         if unit_actions:
             raise ConfigError(
                 "--unit-actions needs the bounds of the environment's actions.",
-                "Give --env ENV, or --action-bounds LOW,HIGH.",
+                "Give --env ENV, or --action-bounds LOW,HIGH; in Python action_space=, or"
+                " action_bounds=.",
             )
         return steps, []
     within = bool((np.abs(steps.action) <= 1 + 1e-6).all())
