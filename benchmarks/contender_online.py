@@ -1,10 +1,10 @@
-"""offrl's side of acting and learning: `python -m benchmarks.contender_online ALGO FORM`."""
+"""offrl's side of acting and learning: `python -m benchmarks.contender_online ALGO FORM WIDTH`."""
 
 import sys
 import tempfile
 
 from benchmarks.one_core import stay_on_one_core
-from benchmarks.online import BATCH, CHUNK, ENV, LR, NOISE, WARMUP, WIDTH
+from benchmarks.online import BATCH, CHUNK, ENV, LR, NOISE, WARMUP
 from benchmarks.serve import serve
 from offrl.events import Trained
 from offrl.online.plan import resolve
@@ -13,7 +13,7 @@ from offrl.online.training import train
 NEVER = 10**9
 
 
-def main(algo: str, form: str, out: str) -> None:
+def main(algo: str, form: str, width: int, out: str) -> None:
     """Serve environment steps of a run, an update after each; form: eager, or compiled."""
     plan = resolve(
         algo,
@@ -22,7 +22,7 @@ def main(algo: str, form: str, out: str) -> None:
         out=out,
         compile="on" if form == "compiled" else "off",
         threads=1,
-        hyperparameters={"hidden_size": WIDTH, "batch_size": BATCH, "lr": LR},
+        hyperparameters={"hidden_size": width, "batch_size": BATCH, "lr": LR},
         online={
             "warmup": WARMUP,
             "noise": NOISE,
@@ -45,4 +45,4 @@ def main(algo: str, form: str, out: str) -> None:
 
 
 with tempfile.TemporaryDirectory() as folder:
-    main(sys.argv[1], sys.argv[2], f"{folder}/run")
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), f"{folder}/run")

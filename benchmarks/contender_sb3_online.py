@@ -1,4 +1,4 @@
-"""Stable-Baselines3's side: `python -m benchmarks.contender_sb3_online ALGO`.
+"""Stable-Baselines3's side: `python -m benchmarks.contender_sb3_online ALGO WIDTH`.
 
 Runs in an environment of its own, since offrl does not need that library.
 """
@@ -11,11 +11,11 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 
 from benchmarks.one_core import stay_on_one_core
-from benchmarks.online import BATCH, CHUNK, ENV, LR, NOISE, WARMUP, WIDTH
+from benchmarks.online import BATCH, CHUNK, ENV, LR, NOISE, WARMUP
 from benchmarks.serve import serve
 
 
-def main(algo: str) -> None:
+def main(algo: str, width: int) -> None:
     """Serve environment steps of `learn`, an update after each."""
     env = gymnasium.make(ENV)
     mean = np.zeros(env.action_space.shape)
@@ -31,7 +31,7 @@ def main(algo: str) -> None:
         batch_size=BATCH,
         train_freq=1,
         gradient_steps=1,
-        policy_kwargs={"net_arch": [WIDTH, WIDTH]},
+        policy_kwargs={"net_arch": [width, width]},
         device="cpu",
         seed=0,
         **settings,
@@ -44,4 +44,4 @@ def main(algo: str) -> None:
     serve(advance)
 
 
-main(sys.argv[1])
+main(sys.argv[1], int(sys.argv[2]))

@@ -303,7 +303,7 @@ def last_refresh(algorithm: "Algorithm[Any]", step: int) -> int:
 def check_finite(metrics: Metrics, step: int) -> None:
     """Raise NumericsError naming the first loss or gradient norm that is not finite."""
     watched = [k for k in metrics if k.endswith(("/loss", "/grad_norm"))]
-    if watched and not bool(torch.stack([metrics[k] for k in watched]).sum().isfinite()):
+    if watched and not math.isfinite(float(torch.stack([metrics[k] for k in watched]).sum())):
         for name in watched:
             if not bool(metrics[name].isfinite()):
                 raise NumericsError(
