@@ -88,8 +88,8 @@ NOTES = {
   goal the episode began.""",
 }
 OF_WEIGHTS = {
-    "medium": "- One policy that was taken before it was good, sampled.",
-    "expert": "- The last policy of its run, sampled: near one action per state.",
+    "medium": "- One policy that was taken before it was good.",
+    "expert": "- The best policy of its run: near one action per state.",
     "medium-replay": """\
 - A ladder of checkpoints of one run, from the first up to the medium policy, equal episodes each:
   what a policy sees while it learns. `infos/behavior` tells the rungs apart.""",
