@@ -110,7 +110,7 @@ def command_of(run: TrainedRun, seed: int) -> str:
     if made.env_steps is None or made.parent is not None:
         raise SystemExit(f"{run.dir} is no run from scratch in an environment")
     schedule = SCHEDULES[str(algorithm.acts)]
-    usual = asdict(schedule()) | schedule.usual(made.env_steps, scratch=True) | {"mix": 0.0}
+    usual = asdict(schedule()) | schedule.usual(made.env_steps, scratch=True, logged=False)
     plain = Settings(algo=settings.algo, dataset="")
     words: list[Any] = ["offrl train --algo", settings.algo, "--env", made.env]
     words += ["--env-steps", made.env_steps, "--seed", seed, "--compile", settings.compile]

@@ -56,8 +56,9 @@ class OnlineConfig(Configuration, ABC):
 
     @classmethod
     @abstractmethod
-    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
-        """Defaults that depend on the length of the run and on whether another came before it."""
+    def usual(cls, env_steps: int, *, scratch: bool, logged: bool) -> dict[str, Any]:
+        """Defaults by the length of the run, by whether none came before it (`scratch`), and by
+        whether one of a log did (`logged`)."""
 
     def check(self, config: AlgorithmConfig) -> None:
         """Raise ConfigError where the algorithm's settings do not go with this schedule."""
@@ -136,10 +137,10 @@ class ReplayConfig(OnlineConfig):
         replace(config, **{self.anneal: self.anneal_to})  # raises where it may not be that
 
     @classmethod
-    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
+    def usual(cls, env_steps: int, *, scratch: bool, logged: bool) -> dict[str, Any]:
         return {
             "warmup": min(SCRATCH_WARMUP, env_steps // 20) if scratch else 0,
-            "mix": 0.5,
+            "mix": 0.5 if logged else 0.0,
             "replay_size": min(1_000_000, env_steps),
         }
 
@@ -204,7 +205,7 @@ class RolloutConfig(LessonConfig):
         return super().rules() | {"epochs": (self.epochs > 0, "at least 1")}
 
     @classmethod
-    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
+    def usual(cls, env_steps: int, *, scratch: bool, logged: bool) -> dict[str, Any]:
         return {}
 
     def lesson(self, algorithm: RolloutAlgorithm[Any], rows: int) -> list[Phase]:
@@ -225,8 +226,8 @@ class RecentConfig(LessonConfig):
         return super().rules() | {"replay_size": (self.replay_size > 0, "at least 1")}
 
     @classmethod
-    def usual(cls, env_steps: int, *, scratch: bool) -> dict[str, Any]:
-        return {"mix": 0.5}
+    def usual(cls, env_steps: int, *, scratch: bool, logged: bool) -> dict[str, Any]:
+        return {"mix": 0.5 if logged else 0.0}
 
     def lesson(self, algorithm: RolloutAlgorithm[Any], rows: int) -> list[Phase]:
         return algorithm.lesson(max(1, rows // algorithm.config.batch_size), 1)
@@ -243,13 +244,10 @@ SCHEDULES: dict[str, type[OnlineConfig]] = {
 def scheduled(
     acts: str, given: Mapping[str, Any], env_steps: int, *, scratch: bool, logged: bool
 ) -> OnlineConfig:
-    """The schedule of a run, `logged` where one of a log was before it, `scratch` where none was.
-
-    ConfigError where it makes no sense.
-    """
+    """The schedule of a run, as `usual` has it; ConfigError where it makes no sense."""
     config = SCHEDULES[acts]
-    without = {} if logged else {"mix": 0.0}
-    found = configure(config, {**config.usual(env_steps, scratch=scratch), **without, **given})
+    usual = config.usual(env_steps, scratch=scratch, logged=logged)
+    found = configure(config, {**usual, **given})
     if found.mix > 0 and not logged:
         fix = "Use `offrl finetune RUN`." if scratch else "Leave --mix away: the run had no log."
         raise ConfigError("There is no logged data to mix in.", fix)
@@ -260,10 +258,10 @@ def scheduled(
         )
     if isinstance(found, LessonConfig):
         found = replace(found, rollout_steps=found.ticks(env_steps))
-    usual = found.rollout_steps * found.n_envs if isinstance(found, LessonConfig) else 0
+    rollout = found.rollout_steps * found.n_envs if isinstance(found, LessonConfig) else 0
     return replace(
         found,
         eval_every=found.eval_every or max(1, env_steps // 20),
-        log_every=found.log_every or usual or max(1, env_steps // 200),
+        log_every=found.log_every or rollout or max(1, env_steps // 200),
         save_every=found.save_every or max(1, env_steps // 10),
     )
