@@ -24,7 +24,7 @@ class Trained:
     seed: int
     step: int
     metrics: dict[str, float]
-    steps_per_second: float
+    steps_per_second: float  # of the environment where the policy acts, else gradient steps
 
 
 @dataclass(frozen=True)

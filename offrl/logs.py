@@ -1,5 +1,6 @@
 """metrics.csv and TensorBoard: consumers of a run's numbers."""
 
+import atexit
 import csv
 import io
 from collections.abc import Iterator
@@ -82,6 +83,8 @@ class TensorBoard:
 
         # Events of a stopped run beyond `step` are hidden by the reader, not shown twice.
         self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+        # Events that nobody reads on are closed after the writer's thread has ended: it would hang.
+        atexit.register(self._writer.close)
 
     def append(self, step: int, values: dict[str, float]) -> None:
         """Write each value as a scalar."""
@@ -90,4 +93,5 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flush to the disk."""
+        atexit.unregister(self._writer.close)
         self._writer.close()

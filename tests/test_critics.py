@@ -194,6 +194,22 @@ def test_a_normalised_layer_is_torchs_own():
     assert torch.allclose(network(x, 2), torch.nn.LayerNorm(6).double()(x), atol=1e-12)
 
 
+def test_a_single_output_is_what_it_would_be_among_several():
+    torch.manual_seed(0)
+    several, single = nn.EnsembleLinear(3, 6, 2).double(), nn.EnsembleLinear(3, 6, 1).double()
+    with torch.no_grad():
+        single.weight.copy_(several.weight[..., :1])
+        single.bias.copy_(several.bias[..., :1])
+    x = torch.randn(3, 5, 6).double().requires_grad_()
+    one, many = single(x, 3), several(x, 3)[..., :1]
+    assert torch.allclose(one, many, atol=1e-14)
+    weight = torch.randn_like(one)
+    found = torch.autograd.grad((one * weight).sum(), (x, single.weight, single.bias))
+    asked = torch.autograd.grad((many * weight).sum(), (x, several.weight, several.bias))
+    for ours, theirs in zip(found, asked, strict=True):
+        assert torch.allclose(ours, theirs[..., : ours.shape[-1]], atol=1e-14)
+
+
 @pytest.mark.parametrize("target_critics", [-1, 3])
 def test_more_critics_for_the_target_than_there_are_are_refused(target_critics: int):
     with pytest.raises(ConfigError, match="'target_critics' must be from 0 to the 2 critics"):

@@ -1,6 +1,8 @@
 """metrics.csv after a resume is that of a run that was never stopped."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,27 @@ def test_an_event_survives_the_pipe_between_processes(event: Started | Trained |
     import json
 
     assert from_dict(json.loads(json.dumps(to_dict(event)))) == event
+
+
+DROPPED = """
+import sys
+from pathlib import Path
+from offrl.logs import TensorBoard
+
+def events():
+    board = TensorBoard(Path(sys.argv[1]), 0)
+    try:
+        board.append(1, {"a": 1.0})
+        yield
+    finally:
+        board.close()
+
+going = events()
+next(going)
+"""
+
+
+def test_a_process_that_reads_its_events_no_further_ends(tmp_path: Path):
+    """TensorBoard's own close waits for ever for a thread that ends before it."""
+    subprocess.run([sys.executable, "-c", DROPPED, tmp_path], check=True, timeout=60)
+    assert any(file.stat().st_size for file in tmp_path.iterdir())

@@ -134,7 +134,7 @@ def act(
     with (
         Tracking(track, plan.run, plan.dir) as tell,
         going_on(resume),
-        Training(label, plan.run.settings.steps) as show,
+        Training(label, plan.run.settings.steps, plan.env_steps) as show,
     ):
         for event in training.train(plan):
             show(event)

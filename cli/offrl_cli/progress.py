@@ -75,8 +75,9 @@ class Counter:
 class Training:
     """Shows training events: one line a seed with steps/s, time left and the main metrics."""
 
-    def __init__(self, label: str, steps: int) -> None:
-        self.label, self.steps = clean(label), steps
+    def __init__(self, label: str, steps: int, env_steps: int | None = None) -> None:
+        """`steps` are gradient steps; where it acts, `env_steps` are what it is measured by."""
+        self.label, self.steps, self.env_steps = clean(label), steps, env_steps
         self.live = is_terminal(sys.stderr)
         self.printed: dict[str, float] = {}
         self.moved: set[str] = set()  # seeds that took a step in this sitting
@@ -148,21 +149,25 @@ class Training:
                 self._line(f"{who}: {text}")
 
     def _trained(self, event: Any, who: str) -> None:
-        rate = f"{event.steps_per_second:.0f} steps/s"
+        if self.env_steps is None:
+            unit, done, total = "step", event.step, self.steps
+        else:
+            unit, done, total = "env_step", int(event.metrics["env_step"]), self.env_steps
+        rate = f"{event.steps_per_second:.0f} {unit}s/s"
         metrics = main_metrics(event.metrics)
         if self._bar is not None:
             if who not in self._tasks:
                 self._tasks[who] = self._bar.add_task(
-                    f"{self.label} {clean(who)}", total=self.steps, rate="", metrics=""
+                    f"{self.label} {clean(who)}", total=total, rate="", metrics=""
                 )
-            self._bar.update(self._tasks[who], completed=event.step, rate=rate, metrics=metrics)
+            self._bar.update(self._tasks[who], completed=done, rate=rate, metrics=metrics)
             return
         now = time.monotonic()
         if now - self.printed.get(who, self.started) >= PLAIN_SECONDS:
             self.printed[who] = now
-            left = (self.steps - event.step) / max(event.steps_per_second, 1e-9)
+            left = (total - done) / max(event.steps_per_second, 1e-9)
             self._line(
-                f"{self.label} {who}: step {event.step} of {self.steps}, {rate}, "
+                f"{self.label} {who}: {unit} {done} of {total}, {rate}, "
                 f"{left:.0f} s left, {metrics}"
             )
 
