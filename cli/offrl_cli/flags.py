@@ -134,9 +134,23 @@ class TrainCommand(Command):
         found = [
             field for field in fields(SCHEDULES.get(acts, ReplayConfig)) if flag(field) not in taken
         ]
-        self._peers = {**peers_of(found), **self._peers}
+        self._peers = {**_of_others(algorithm, acts), **peers_of(found), **self._peers}
         self._acting = {f"{ONLINE_PREFIX}{field.name}": field.name for field in found}
         self.params = [*self.params, *options("Acting", found, ONLINE_PREFIX)]
+
+
+def _of_others(algorithm: str | None, acts: str) -> dict[str, str]:
+    """Return what to say of settings of acting that algorithms of the other kind have."""
+    from offrl.algorithm import fields_of as fields
+    from offrl.online.schedule import SCHEDULES
+
+    if acts not in SCHEDULES:
+        return {}
+    own = {flag(field) for field in fields(SCHEDULES[acts])}
+    words = "single transitions" if acts == "replay" else "rollouts"
+    remedy = f"leave it out: {algorithm} learns from {words}"
+    every = (field for schedule in SCHEDULES.values() for field in fields(schedule))
+    return {flag(field): remedy for field in every if flag(field) not in own}
 
 
 def named_algorithm(args: Sequence[str]) -> str | None:

@@ -80,6 +80,23 @@ def test_a_peers_name_is_answered_with_ours(type_: Type):
     assert "--warmup" in type_("train", *words, "--learning-starts", 2).err
 
 
+@pytest.mark.parametrize(
+    ("algo", "option", "words"),
+    [
+        ("iwpg", "--average-steps", "leave it out: iwpg learns from rollouts"),
+        ("awr", "--warmup", "leave it out: awr learns from rollouts"),
+        ("td3", "--rollout-steps", "leave it out: td3 learns from single transitions"),
+    ],
+)
+def test_a_setting_of_the_other_kind_is_told_from_a_slip(
+    type_: Type, algo: str, option: str, words: str
+):
+    acting = ("--algo", algo, "--env", "Pendulum-v1", "--env-steps", 60)
+    refused = type_("train", *acting, option, 5)
+    assert refused.status == 2
+    assert words in refused.err
+
+
 def test_what_learns_from_rollouts_has_the_settings_of_rollouts(type_: Type):
     words = ("--algo", "iwpg", "--env", "CartPole-v1", "--env-steps", 40)
     shown = type_("train", *words, "--help").out
