@@ -296,3 +296,41 @@ def test_the_compiled_update_computes_what_the_eager_one_does(precision: str):
         ends.append(deque(run, maxlen=1)[0].state["params"]["policy"])
     for key, tensor in ends[0].items():
         assert torch.allclose(tensor, ends[1][key], atol=1e-4 if precision == "fp32" else 2e-2), key
+
+
+@TORCHS_OWN_WARNING
+@pytest.mark.slow
+def test_compiled_updates_that_differ_in_a_setting_alone_are_never_taken_for_each_other():
+    """Shapes, names and code are the same; only what is no input of the update differs."""
+    pairs: list[tuple[Any, Any, Any, Any]] = []
+    for discount in (0.9, 0.5):
+        trial = Trial(get("td3"), discrete=False, settings={"discount": discount})
+        modules, sampler, now = trial.begin()
+        eager, compiled = (
+            make_update(trial.algorithm, modules, compiled=on) for on in (False, True)
+        )
+        pairs.append((eager, compiled, sampler[0], now.state))
+    losses: list[float] = []
+    for eager, compiled, batch, state in [*pairs, *pairs]:  # each before and after the other
+        asked, found = (u(state, batch, "critic")[1]["critic/loss"] for u in (eager, compiled))
+        assert torch.allclose(asked, found, rtol=1e-6)
+        losses.append(float(found))
+    assert losses[0] == losses[2] != losses[1] == losses[3]
+
+
+@TORCHS_OWN_WARNING
+@pytest.mark.slow
+def test_a_compiled_update_takes_batches_of_another_size():
+    trial = Trial(get("bc"), discrete=False)
+    modules, sampler, now = trial.begin()
+    eager, compiled = (make_update(trial.algorithm, modules, compiled=on) for on in (False, True))
+    batch = sampler[0]
+    half = len(batch.reward) // 2
+    smaller = batch._replace(
+        **{k: v[:half] for k, v in batch._asdict().items() if isinstance(v, torch.Tensor)},
+        columns={k: v[:half] for k, v in batch.columns.items()},
+        noise={k: v[:half] for k, v in batch.noise.items()},
+    )
+    for part in (batch, smaller, batch):
+        asked, found = (u(now.state, part, "update")[1] for u in (eager, compiled))
+        assert torch.allclose(asked["policy/loss"], found["policy/loss"], rtol=1e-6)
