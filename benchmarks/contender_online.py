@@ -14,13 +14,14 @@ NEVER = 10**9
 
 
 def main(algo: str, form: str, width: int, out: str) -> None:
-    """Serve environment steps of a run, an update after each; form: eager, or compiled."""
+    """Serve environment steps of a run, an update after each; forms as in `benchmarks.online`."""
     plan = resolve(
         algo,
         ENV,
         NEVER,
         out=out,
-        compile="on" if form == "compiled" else "off",
+        compile="off" if form == "eager" else "on",
+        precision="bf16" if form == "compiled-bf16" else "fp32",
         threads=1,
         hyperparameters={"hidden_size": width, "batch_size": BATCH, "lr": LR},
         online={

@@ -11,7 +11,7 @@ from statistics import median
 
 ENV = "Hopper-v5"
 ALGOS = ("td3", "sac")
-FORMS = ("eager", "compiled")
+FORMS = ("eager", "compiled", "compiled-bf16")
 WIDTHS = (256, 64)
 BATCH, LR, NOISE = 256, 3e-4, 0.1
 WARMUP, CHUNK = 1000, 500  # steps of random actions, and of one measurement
