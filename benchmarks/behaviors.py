@@ -6,7 +6,7 @@ Every checkpoint is played for some episodes as its recipe would have it play. T
 
     medium-v0          the checkpoint nearest to a third of what an expert returns (references.toml)
     medium-replay-v0   a ladder from the first checkpoint up to that one, equal episodes each
-    expert-v0          the checkpoint that returned most, where its score is 75 or more
+    expert-v0          the checkpoint that returns most, where its score is 75 or more
     medium-expert-v0   both, episode by episode
 
 and the weights that they name. What a run does not bear out is not written, and said so: no name
@@ -43,16 +43,18 @@ MEDIUM, BETWEEN = 100 / 3, (20.0, 50.0)  # scores
 EXPERT = 75.0  # score
 RUNGS, RUNG_EPISODES = 8, 50
 STEPS = 100_000
-NOISE = 0.1  # std of a deterministic policy, in action units: what td3 explores with
+NOISE = 0.1  # std of a deterministic policy, in half ranges of the actions: as td3 explores
+FINALISTS, EXPERT_NOISE = 5, 0.02  # an expert acts nearly by its mode, and still has a density
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A checkpoint with the mean return of its episodes."""
+    """A checkpoint with the mean return of its episodes, and the noise that it acted with."""
 
     step: int
     mean: float
     score: float
+    noise: float = NOISE
 
 
 def main() -> int:
@@ -68,8 +70,11 @@ def main() -> int:
     if run.run.env is None or reference is None:
         print(f"{given.run} acted in no environment with references", file=sys.stderr)
         return 2
-    tried = [_tried(run, seed, step, reference) for step in folders(run.dir / f"seed_{seed}")]
-    medium, expert = picked(tried)
+    steps = folders(run.dir / f"seed_{seed}")
+    tried = [_tried(run, seed, step, reference, NOISE) for step in steps]
+    finalists = sorted(tried, key=lambda one: one.mean)[-FINALISTS:]
+    again = [_tried(run, seed, one.step, reference, EXPERT_NOISE) for one in finalists]
+    medium, expert = picked(tried, again)
     wanted: dict[str, list[Tried]] = {}
     if medium is not None:
         wanted["medium"] = [medium]
@@ -88,10 +93,10 @@ def main() -> int:
     return 1 if missing else 0
 
 
-def picked(tried: list[Tried]) -> tuple[Tried | None, Tried | None]:
+def picked(tried: list[Tried], finalists: list[Tried]) -> tuple[Tried | None, Tried | None]:
     """Return the medium and the expert checkpoint, None for what the run does not bear out."""
     medium = min(tried, key=lambda one: abs(one.score - MEDIUM))
-    best = max(tried, key=lambda one: one.mean)
+    best = max(finalists, key=lambda one: one.mean)
     between = BETWEEN[0] <= medium.score <= BETWEEN[1]
     return medium if between else None, best if best.score >= EXPERT else None
 
@@ -126,24 +131,24 @@ def command_of(run: TrainedRun, seed: int) -> str:
     return " ".join(str(word) for word in words)
 
 
-def _tried(run: TrainedRun, seed: int, step: int, reference: Reference) -> Tried:
+def _tried(run: TrainedRun, seed: int, step: int, reference: Reference, noise: float) -> Tried:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tried.safetensors")
         export_policy(run, file, command_of(run, seed), seed=seed, checkpoint=step)
         world = make_env(str(run.run.env))
-        actors = actors_of([_behavior(run, seed, step, str(file))], world)
+        actors = actors_of([_behavior(run, seed, step, str(file), noise)], world)
     returns = [e.episode_return for e in islice(play(world, actors, seed=SEED), EPISODES)]
     world.close()
     mean = float(np.mean(returns))
-    found = Tried(step, mean, score(mean, reference) or 0.0)
+    found = Tried(step, mean, score(mean, reference) or 0.0, noise)
     print(f"step {step}: return {mean:.1f} over {EPISODES} episodes, score {found.score:.1f}")
     return found
 
 
-def _behavior(run: TrainedRun, seed: int, step: int, reference: str) -> BehaviorSpec:
+def _behavior(run: TrainedRun, seed: int, step: int, reference: str, noise: float) -> BehaviorSpec:
     """Return how a policy acts in a recipe: with a density, so that log-probabilities are known."""
     if isinstance(run.policy(seed, step).network, DeterministicPolicy):
-        return BehaviorSpec(f"weights:{reference}", noise=NOISE)
+        return BehaviorSpec(f"weights:{reference}", noise=noise)
     return BehaviorSpec(f"weights:{reference}", stochastic=True)
 
 
@@ -160,7 +165,7 @@ def _write(
     for one in policies:
         file = DATASETS / name / "weights" / f"{run.run.algorithm}-{one.step}.safetensors"
         export_policy(run, file, command_of(run, seed), seed=seed, checkpoint=one.step)
-        spec = _behavior(run, seed, one.step, f"{name}/{file.stem}")
+        spec = _behavior(run, seed, one.step, f"{name}/{file.stem}", one.noise)
         plain = {"noise": 0.0, "epsilon": 0.0, "stochastic": False, "weight": 1.0}
         behaviors.append({k: v for k, v in asdict(spec).items() if plain.get(k) != v})
     replay = variant == "medium-replay"

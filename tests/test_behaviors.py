@@ -20,7 +20,8 @@ def run_of(*scores: float) -> list[Tried]:
 
 
 def test_medium_is_nearest_to_a_third_and_expert_the_best() -> None:
-    medium, expert = picked(run_of(0, 12, 30, 45, 80, 96, 95))
+    tried = run_of(0, 12, 30, 45, 80, 96, 95)
+    medium, expert = picked(tried, tried[-3:])
     assert medium is not None
     assert expert is not None
     assert (medium.score, expert.score) == (30, 96)
@@ -39,7 +40,7 @@ def test_medium_is_nearest_to_a_third_and_expert_the_best() -> None:
 def test_what_a_run_does_not_bear_out_has_no_recipe(
     scores: tuple[float, ...], has_medium: bool, has_expert: bool
 ) -> None:
-    medium, expert = picked(run_of(*scores))
+    medium, expert = picked(run_of(*scores), run_of(*scores))
     assert (medium is not None, expert is not None) == (has_medium, has_expert)
 
 
@@ -89,6 +90,8 @@ class TestARun:
         replay = load_recipe("offrl/pendulum/medium-replay-v0")
         assert replay.episodes == 2 * len(replay.behaviors)
         assert {behavior.noise for behavior in replay.behaviors} == {0.1}
+        both = load_recipe("offrl/pendulum/medium-expert-v0").behaviors
+        assert [behavior.noise for behavior in both] == [0.1, 0.02]
         data = offrl.record("offrl/pendulum/medium-expert-v0")
         assert data.log_prob == "logged"
         text = (shipped / "pendulum" / "medium-expert-v0" / "README.md").read_text()
