@@ -127,7 +127,7 @@ SHIPPED = {
     "cartpole": ("random", "medium", "expert"),
     "mountaincar-continuous": ("medium", "expert"),
     "hopper": ("random", "medium", "medium-replay", "medium-expert", "expert"),
-    "halfcheetah": ("random", "medium", "medium-replay"),
+    "halfcheetah": ("random", "medium", "medium-replay", "medium-expert", "expert"),
     "pointmaze": ("umaze",),
 }
 OF_CONTROLLERS = ("pendulum", "cartpole", "mountaincar-continuous")
