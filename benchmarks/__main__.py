@@ -1,4 +1,4 @@
-"""Time batches, updates and acting on one core, print what was measured and keep it as JSON."""
+"""Time batches, updates and acting, print what was measured and keep it as JSON."""
 
 import argparse
 import json

@@ -25,10 +25,11 @@ FORMS = ("eager", "compiled", "compiled-bf16")
 
 
 class Contender:
-    """A process that makes updates when asked, one thread, started ready."""
+    """A process that makes updates when asked, started ready."""
 
-    def __init__(self, python: str | Path, module: str, *arguments: str) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    def __init__(self, python: str | Path, module: str, *arguments: str, threads: int = 1) -> None:
+        n = str(threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": n, "MKL_NUM_THREADS": n}
         self.process = subprocess.Popen(
             [str(python), "-m", f"benchmarks.{module}", *arguments],
             stdin=subprocess.PIPE,
