@@ -93,10 +93,12 @@ def _sentence(text: str) -> str:
 
 def _option_remedy(option: str, context: Any) -> str:
     """Return what to type instead of an option that does not exist, "" where nothing is near."""
-    renamed = getattr(context.command, "renamed", dict)()
+    known = [name for parameter in context.command.params for name in parameter.opts]
+    told: dict[str, str] = getattr(context.command, "renamed", dict)()
+    # An option of another command is no remedy in this one.
+    renamed = {k: to for k, to in told.items() if to[:2] != "--" or to.split()[0] in known}
     if option in renamed:
         return renamed[option]
-    known = [name for parameter in context.command.params for name in parameter.opts]
     longer = [name for name in known if name.startswith(f"{option}-")]
     # Of short names, one may be near another that means something else: --l2 and --lr.
     near = longer or difflib.get_close_matches(option, [*known, *renamed], n=1, cutoff=0.76)

@@ -1,6 +1,6 @@
 """`offrl finetune` and `offrl train --env`: a policy that acts, and learns from what it lives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +9,15 @@ import typer
 from offrl.errors import ConfigError, NotFoundError, OffrlError
 from offrl.events import Endings
 from offrl_cli.commands import command
-from offrl_cli.flags import GIVEN, ONLINE, TrainCommand, is_code, named_algorithm, value_of
+from offrl_cli.flags import (
+    GIVEN,
+    ONLINE,
+    PEERS,
+    TrainCommand,
+    is_code,
+    named_algorithm,
+    value_of,
+)
 from offrl_cli.options import Compile, Device, Precision, Seed, StepTimeout, Threads, Track
 from offrl_cli.output import Answer, Pairs, note, number, quoted
 from offrl_cli.progress import Training
@@ -26,10 +34,18 @@ SEEDS = "Several seeds of the run: 0-7, or 0,3,5 [default: all]."
 ALGO = "Code of yours, FILE.py:CLASS, where the run was trained by it."
 OUT = "Folder of the new run [default: runs/<algo>/<env>/<time>]."
 RESUME = "Go on with the run in --out; needs no other option."
+OF_THE_RUN = {
+    "--dataset": "leave it out: RUN knows its log, and --mix X is the log's share of every batch",
+    "--config": "leave it out: RUN has its settings; give those that shall change",
+}
 
 
 class FinetuneCommand(TrainCommand):
     """`finetune`, whose hyper-parameters are those of the algorithm that trained the run."""
+
+    def renamed(self) -> Mapping[str, str]:
+        own = {p: OF_THE_RUN[o] for o in OF_THE_RUN for p in (o, *PEERS[o].split())}
+        return {**super().renamed(), **own}
 
     def named(self, args: Sequence[str]) -> str | None:
         for word in args:

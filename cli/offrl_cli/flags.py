@@ -134,7 +134,8 @@ class TrainCommand(Command):
         found = [
             field for field in fields(SCHEDULES.get(acts, ReplayConfig)) if flag(field) not in taken
         ]
-        self._peers = {**_of_others(algorithm, acts), **peers_of(found), **self._peers}
+        steps = dict.fromkeys(["--steps", *PEERS["--steps"].split()], "--env-steps")
+        self._peers = {**steps, **_of_others(algorithm, acts), **peers_of(found), **self._peers}
         self._acting = {f"{ONLINE_PREFIX}{field.name}": field.name for field in found}
         self.params = [*self.params, *options("Acting", found, ONLINE_PREFIX)]
 

@@ -57,6 +57,23 @@ def test_a_run_that_had_no_log_goes_on_without_one(type_: Type, algo: str, env: 
 
 
 @pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        ("--steps", "--env-steps\n"),
+        ("--total-timesteps", "--env-steps\n"),
+        ("--dataset", "leave it out: RUN knows its log"),
+        ("--data", "leave it out: RUN knows its log"),
+        ("--config", "leave it out: RUN has its settings"),
+    ],
+)
+def test_what_a_run_that_acts_does_not_take_is_answered_with_what_it_does(
+    refused: Type, typed: str, remedy: str
+):
+    err = refused("finetune", "--algo", "td3", "--env", "Pendulum-v1", typed, "3").err
+    assert f"There is no option {typed}.\ntry: {remedy}" in err
+
+
+@pytest.mark.parametrize(
     ("words", "cause"),
     [
         (("--dataset", "x/y-v0"), "--dataset is for learning from a log"),

@@ -8,6 +8,7 @@ import pytest
 
 from offrl.run import Settings
 from offrl_cli.commands import ORDER
+from offrl_cli.flags import PEERS
 
 Type = Callable[..., Any]
 
@@ -200,3 +201,33 @@ class TestNamesOfOtherTools:
     def test_with_the_conversion_where_the_number_differs(self, refused: Type):
         err = refused("train", "--algo", "awr", "--dataset", "x", "--beta", "0.05").err
         assert "try: --temperature (" in err
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("train", "--algo", "bc"),
+            ("train", "--algo", "td3", "--env", "Pendulum-v1"),
+            ("train", "--algo", "iwpg", "--env", "CartPole-v1"),
+            ("finetune", "--algo", "sac"),
+            ("eval",),
+            ("collect",),
+            ("ope",),
+            ("select",),
+            ("compare",),
+            ("report",),
+        ],
+        ids=" ".join,
+    )
+    def test_no_remedy_is_an_option_that_the_command_lacks(
+        self, type_: Type, words: tuple[str, ...]
+    ):
+        listed = {word.rstrip(",") for word in type_(*words, "--help").out.split()}
+        typed = [name for names in PEERS.values() for name in names.split()]
+        wrong = list[str]()
+        for name in [*PEERS, *typed]:
+            err = type_(*words, f"{name}=1" if name.startswith("--") else f"{name}1").err
+            if f"There is no option {name}." in err:
+                remedy = err.split("try: ")[1].split()[0]
+                if remedy.startswith("--") and remedy not in listed:
+                    wrong.append(f"{name}: {remedy}")
+        assert not wrong
