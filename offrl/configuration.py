@@ -43,7 +43,10 @@ class Configuration:
     def __post_init__(self) -> None:
         for name, (holds, range_) in self.rules().items():
             if not holds:
-                raise ConfigError(f"'{name}' must be {range_}, not {getattr(self, name)}.")
+                raise ConfigError(
+                    f"'{name}' must be {range_}, not {getattr(self, name)}.",
+                    f"Change --{name.replace('_', '-')} ({name} in a file or in Python).",
+                )
 
     def rules(self) -> dict[str, tuple[bool, str]]:
         """Name -> whether the value may be, and what may be; subclasses add theirs to these."""

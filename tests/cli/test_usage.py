@@ -158,6 +158,19 @@ class TestValues:
         assert cause in refused("train", "--algo", "awr", "--dataset", shop, *words).err
         assert not Path("runs").exists()
 
+    @pytest.mark.parametrize(
+        ("words", "remedy"),
+        [
+            (("--batch-size", "0"), "--batch-size (batch_size in a file or in Python)"),
+            (("--temperature", "-1"), "--temperature (temperature in a file or in Python)"),
+        ],
+    )
+    def test_one_out_of_range_is_to_be_changed(
+        self, refused: Type, shop: str, words: tuple[str, ...], remedy: str
+    ):
+        err = refused("train", "--algo", "awr", "--dataset", shop, *words).err
+        assert err.endswith(f"try: Change {remedy}.\n")
+
 
 class TestNamesOfOtherTools:
     @pytest.mark.parametrize(
