@@ -1,12 +1,13 @@
 """Columns read as plain bytes are what HDF5 reads, and what cannot be is left to HDF5."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from minari_files import column, replace_column
 
@@ -30,6 +31,7 @@ def by_bytes(path: Path, found: Declared, *, vouched: bool = False) -> Any:
         return read_run(file, found.run, found.shape, found.dtype, vouched)
 
 
+@example(shape=[5, 6, 7], chunk=[1, 1, 3], dtype="<f8", checked=False, seed=0)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     chunk=st.lists(st.integers(1, 9), min_size=3, max_size=3),
@@ -54,6 +56,13 @@ def test_a_run_holds_what_hdf5_reads(
     found = declared(path)
     with h5py.File(path, "r") as file:
         expected = read_column(file.id, "x")
+        stored = [file["x"].id.get_chunk_info(i) for i in range(file["x"].id.get_num_chunks())]
+    # Beyond 64 chunks their index has more than one node, which may lie between two of them.
+    ends = [(chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in stored]
+    if any(end != start for (_, end), (start, _) in pairwise(ends)):
+        assert len(stored) > 64
+        assert found.run is None
+        return
     read = by_bytes(path, found)
     np.testing.assert_array_equal(read, expected)
     assert (read.dtype, read.shape) == (expected.dtype, expected.shape)
