@@ -54,6 +54,9 @@ def test_collecting_gives_the_card_on_the_machine_that_wrote_it(
     made = [
         re.search(r"^card\. On (.*) the fingerprint is$", text, re.M) for text in (written, now)
     ]
-    if made[0] is None or made[1] is None or made[0][1] != made[1][1]:
-        pytest.skip("the card was written with other versions")
-    assert now == written
+    assert made[0] is not None
+    assert made[1] is not None
+    # Of a process that has imported other environments, the card names those packages too.
+    if not set(made[0][1].split(", ")) <= set(made[1][1].split(", ")):
+        pytest.skip(f"the card was written on {made[0][1]}; this is {made[1][1]}")
+    assert now.replace(made[1][1], made[0][1]) == written
