@@ -288,7 +288,7 @@ class _Job:
             return
         except (KeyboardInterrupt, SystemExit, GeneratorExit, EnvError, WorkError):
             if done.step > self.saved:
-                self._save(done)  # stopped: lose nothing that was reported
+                self._save(done)  # the last step of which all was reported; the next is taken again
             raise
         yield self._finished(now, time.perf_counter() - self.began)
 

@@ -173,7 +173,8 @@ def test_a_stop_saves_every_trial_and_names_the_command_that_goes_on(
     for folder in runs.rglob("seed_?"):
         newest = max(folder.glob("checkpoints/step_*"))
         last = (folder / "metrics.csv").read_text().splitlines()[-1]
-        assert int(newest.name.removeprefix("step_")) >= int(last.split(",")[0])
+        # Stopped between its row and the rest that is due at that step, a run takes it again.
+        assert int(newest.name.removeprefix("step_")) >= int(last.split(",")[0]) - 1
 
 
 SMALL_FILES = """
