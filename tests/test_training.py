@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupting import Lines
 from training_runs import (
     last_state,
     outcome,
@@ -22,7 +23,7 @@ from training_runs import (
 )
 
 from offrl import driving, workers
-from offrl.checkpoint import newest
+from offrl.checkpoint import TrainedRun, newest
 from offrl.errors import LockedError, OffrlError
 from offrl.events import Event, Finished, Saved, Started, Trained
 from offrl.plan import resolve
@@ -48,6 +49,23 @@ def test_stopped_anywhere_a_run_ends_as_if_it_had_not_been(algo: str, tmp_path: 
             )
     fit(algo, out=tmp_path / "run", resume=True, data=REF)
     assert outcome(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("algo", ["bc", "awr"])
+def test_interrupted_at_any_line_a_run_ends_as_if_it_had_not_been(algo: str, tmp_path: Path):
+    saved_dataset()
+
+    def run(out: str) -> TrainedRun:
+        return fit(algo, REF, out=tmp_path / out, resume=True, **settings_of(algo, holdout=0.25))
+
+    total, chance = Lines(lambda: run("whole")).count, np.random.default_rng(0)
+    for number in range(100):
+        stopped = Lines(lambda out=f"cut-{number}": run(out), int(chance.integers(1, total)))
+        again = run(f"cut-{number}")
+        assert outcome(again.dir) == outcome(tmp_path / "whole"), stopped.where
+        assert not [path for path in again.dir.rglob("*") if path.name.endswith(".tmp")]
 
 
 def test_ctrl_c_saves_where_the_run_stands(tmp_path: Path):

@@ -97,17 +97,18 @@ class Loop(ABC, Generic[S, M]):
                 self._learn()
                 if self._due(online.log_every, self.logged_at):
                     rate = (self.env_step - marked) / max(time.perf_counter() - mark, 1e-9)
-                    self.logged_at = self.env_step
                     yield Trained(self.seed, self.now.step, self._told(rate), rate)
+                    self.logged_at, self.returns, self.lengths = self.env_step, [], []
                     mark, marked = time.perf_counter(), self.env_step
                 if self._due(online.eval_every, self.tried_at) or self.floor.alarmed:
                     yield from self._tried()
                     mark, marked = time.perf_counter(), self.env_step
                     if self.floor.fell is not None:
                         break
-                if self._due(online.save_every, self.saved_at):
+                ended = self.env_step >= self.env_steps
+                if ended or self._due(online.save_every, self.saved_at):
                     yield self._save()
-                if self.env_step >= self.env_steps:
+                if ended:
                     return
                 self._live()
             yield from self._rolled_back()
@@ -124,9 +125,14 @@ class Loop(ABC, Generic[S, M]):
         return passes and self.env_step != last
 
     def _stopped(self) -> None:
-        """Save where a run is stopped: lose nothing that was reported."""
-        if self.env_step > self.saved_at and not self.acting:
+        """Save where a run is stopped; what was due and is not reported yet follows on resume."""
+        if self.env_step > self.saved_at >= 0 and not self.acting:
             self._save()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all steps are taken and all of the last one is reported."""
+        return self.env_steps <= self.env_step == self.logged_at == self.tried_at
 
     @abstractmethod
     def _learn(self) -> None:
@@ -204,14 +210,13 @@ class Loop(ABC, Generic[S, M]):
             values["online/return_mean"] = float(np.mean(self.returns))
             values["online/length_mean"] = float(np.mean(self.lengths))
             values["online/episodes"] = float(len(self.returns))
-        self.returns, self.lengths = [], []
         return values
 
     def _tried(self) -> Generator[Event]:
         found = self.evaluate(copy.deepcopy(self._policy()))
-        self.tried_at = self.env_step
-        self.floor.judge(self.now, self.env_step, float(found["return_mean"]))
         yield Evaluated(self.seed, self.now.step, {**found, "env_step": self.env_step})
+        self.floor.judge(self.now, self.env_step, float(found["return_mean"]))
+        self.tried_at = self.env_step
 
     def _rolled_back(self) -> Generator[Event]:
         """Put the best state that is known in the place of this one."""
@@ -232,6 +237,7 @@ class Loop(ABC, Generic[S, M]):
         page["env_step"] = self.env_step
         page |= {"returns": [*self.returns], "lengths": [*self.lengths]}
         page |= {"logged_at": self.logged_at, "tried_at": self.tried_at}
+        page["metrics"] = {name: float(value) for name, value in self.now.metrics.items()}
         page |= self.floor.page()
         page["extremes"] = list(self.extremes)
         page["seconds"] = time.perf_counter() - self.began

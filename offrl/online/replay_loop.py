@@ -90,20 +90,21 @@ class ReplayLoop(Loop[ReplayConfig, Replay]):
             step, stage = self.now.step, self.algorithm.stage(self.now.step)
             state, metrics = self.update(self._annealed(), self._batch(step), stage)
             check_finite(metrics, step)
-            self.now = Progress(step + 1, state, state, metrics)
-            if self.env_step > self.env_steps - self.online.average_steps:
-                self._average()
+            now, mean = Progress(step + 1, state, state, metrics), self._averaged(state)
+            # At once, so that no stop falls between a policy and its share of the mean.
+            self.now, (self.mean, self.counted) = now, mean
         if self.env_step >= self.env_steps and self.mean:
             state = self.now.state
             state = {**state, "params": {**state["params"], "policy": self.mean}}
             self.now = self.now._replace(state=state, anchor=state)
 
-    def _average(self) -> None:
-        """Count the policy of this moment in the mean."""
-        policy = self.now.state["params"]["policy"]
+    def _averaged(self, state: State) -> tuple[dict[str, Tensor], int]:
+        """The mean and its count, the policy of `state` among them where they are the last."""
+        if self.env_step <= self.env_steps - self.online.average_steps:
+            return self.mean, self.counted
+        policy = state["params"]["policy"]
         before, count = self.mean or policy, self.counted + 1
-        self.mean = {k: before[k].lerp(p, 1 / count) for k, p in policy.items()}
-        self.counted = count
+        return {k: before[k].lerp(p, 1 / count) for k, p in policy.items()}, count
 
     def _held(self) -> tuple[int, dict[str, State], dict[str, Any]]:
         step, trees, page = super()._held()

@@ -183,7 +183,7 @@ def _rest(loop: Loop[Any, Any]) -> Generator[Event]:
     verdict = loop.folder / "diverged.toml"
     if verdict.exists():
         yield Diverged(loop.seed, loop.now.step, str(read_toml(verdict)["message"]))
-    elif loop.env_step >= loop.env_steps and loop.floor.fell is None:
+    elif loop.complete and loop.floor.fell is None:
         yield Finished(loop.seed, loop.now.step, loop.seconds)
     else:
         yield from _written(loop, verdict)
@@ -270,6 +270,9 @@ def _resume(loop: Loop[Any, Any]) -> list[str]:
         loop.floor.restore(state, checkpoints.under("floor", found.tensors), found.page)
         loop.env_step = loop.saved_at = int(found.page["env_step"])
         loop.logged_at, loop.tried_at = found.page["logged_at"], found.page["tried_at"]
+        told = found.page.get("metrics", {})  # older checkpoints have none
+        metrics = {name: torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
+        loop.now = loop.now._replace(metrics=metrics)
         loop.seconds = float(found.page["seconds"])
         loop.returns, loop.lengths = list(found.page["returns"]), list(found.page["lengths"])
     except KeyError as error:
