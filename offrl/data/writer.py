@@ -73,7 +73,7 @@ class Writer:
             "metadata": user_metadata(metadata or {}),
         }
         self._workshop = Workshop(id, root, settings, overwrite=overwrite, resume=resume)
-        self._pending: list[Episode] = []
+        self._pending: list[tuple[Episode, str]] = []  # and their digests
         self._totals = Totals()  # of the episodes that this writer was given
         self._pending_bytes = 0  # of the observations, which are most of an episode
         self._open: OpenEpisode | None = None
@@ -88,7 +88,7 @@ class Writer:
     def n_steps(self) -> int:
         """The number of steps of the finished episodes."""
         done = sum(entry["steps"] for entry in self._workshop.manifest["episodes"])
-        return done + sum(len(episode) for episode in self._pending)
+        return done + sum(len(episode) for episode, _ in self._pending)
 
     def reset(self, obs: Any, *, seed: int | None = None, infos: Any = None) -> None:
         """Begin an episode at `obs`; one that is still open ends here as truncated."""
@@ -137,9 +137,11 @@ class Writer:
 
     def flush(self) -> None:
         """Put every finished episode on the disk, from where `resume` would take it."""
-        if self._pending:
-            self._workshop.commit(self._pending, self._totals.digests[-len(self._pending) :])
-            self._pending, self._pending_bytes = [], 0
+        done = len(self._workshop.manifest["episodes"])
+        # A stop may have come after they were committed and before they were forgotten.
+        if new := [(episode, sha) for episode, sha in self._pending if episode.id >= done]:
+            self._workshop.commit(*zip(*new, strict=True))
+        self._pending, self._pending_bytes = [], 0
 
     def close(self) -> "Dataset":
         """Publish what was recorded under the id and return it, opened from there.
@@ -161,7 +163,8 @@ class Writer:
         except BaseException as error:
             self._let_go(error)
             raise
-        everything = len(self._totals.steps) == len(self._workshop.manifest["episodes"])
+        written = [entry["sha256"] for entry in self._workshop.manifest["episodes"]]
+        everything = self._totals.digests == written
         self._published = _reopened(path, self._totals if everything else None)
         return self._published
 
@@ -222,8 +225,8 @@ class Writer:
         except CorruptDataError as error:
             raise ConfigError(error.cause, error.remedy) from error
         shards.check_infos(episode)
-        self._pending.append(episode)
         self._totals.add(episode)
+        self._pending.append((episode, self._totals.digests[-1]))
         self._pending_bytes += sum(leaf.nbytes for _, leaf in leaves(episode.observations))
         # The manifest is rewritten with every shard: of very many episodes a shard holds more, so
         # that writing does not grow with their square.

@@ -14,7 +14,10 @@ from recordings import kept_of, visible
 from offrl.collect.recorder import record, run_episodes
 from offrl.data.catalogue import check_id, datasets_root
 from offrl.data.dataset import load
+from offrl.data.publishing import Workshop
 from offrl.data.recipe import Recipe, load_recipe, name_of
+from offrl.data.shards import read_manifest
+from offrl.data.totals import Totals
 from offrl.data.writer import Writer
 from offrl.errors import ConfigError, NotFoundError
 
@@ -123,6 +126,37 @@ class TestResume:
         resumed = record(**CARTPOLE, episodes=12, out=ID, resume=True)
         whole = record(**CARTPOLE, episodes=12, out="me/whole-v0")
         assert resumed.fingerprint == whole.fingerprint
+
+    @pytest.mark.parametrize("call", [3, 11, 16])
+    @pytest.mark.parametrize(
+        ("cls", "method"), [(Totals, "add"), (Workshop, "commit")], ids=["digest", "commit"]
+    )
+    @pytest.mark.parametrize("after", [False, True])
+    def test_follows_a_stop_beside_what_a_writer_notes(
+        self, cls: type, method: str, call: int, after: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain, calls = getattr(cls, method), [0]
+
+        def cut(self: Any, *args: Any) -> None:
+            calls[0] += 1
+            stop = calls[0] == (call if cls is Totals else call // 8 + 1)
+            if stop and not after:
+                raise KeyboardInterrupt
+            plain(self, *args)
+            if stop:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, method, cut)
+            with pytest.raises(KeyboardInterrupt):
+                record(**CARTPOLE, episodes=24, out=ID)
+        resumed = record(**CARTPOLE, episodes=24, out=ID, resume=True)
+        whole = record(**CARTPOLE, episodes=24, out="me/whole-v0")
+        kept, wanted = (read_manifest(data.path) for data in (resumed, whole) if data.path)
+        assert kept is not None
+        assert wanted is not None
+        assert kept["episodes"] == wanted["episodes"]
+        assert kept["fingerprint"] == whole.fingerprint == resumed.fingerprint
 
     def test_needs_nothing_but_the_id(self) -> None:
         self.interrupted(**CARTPOLE, env_steps=150, at=40)
