@@ -182,6 +182,11 @@ def stop_with_parent(
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code is dropped.__code__:  # what is raised in it is dropped for good
+                _thread.start_new_thread(again, ())
+                return
+            frame = frame.f_back
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -191,10 +196,12 @@ def stop_with_parent(
             sys.__unraisablehook__(fault)
             return
         signal.signal(signal.SIGTERM, stop)
+        _thread.start_new_thread(again, ())  # not by `threading`, whose locks `stop` could meet
+
+    def again() -> None:
         # At no fixed beat, or it could fall into the same callback again and again.
-        threading.Timer(
-            0.01 + time.monotonic() % 0.05, _thread.interrupt_main, (signal.SIGTERM,)
-        ).start()
+        time.sleep(0.01 + time.monotonic() % 0.05)
+        _thread.interrupt_main(signal.SIGTERM)
 
     def watch() -> None:
         rest = b""

@@ -127,7 +127,7 @@ def test_a_worker_that_is_killed_takes_only_its_own_seeds_along(
     tmp_path: Path, spread: list["subprocess.Popen[str]"]
 ):
     saved_dataset()
-    given = settings_of("bc", seeds=(0, 1), steps=400)
+    given = settings_of("bc", seeds=(0, 1), steps=1000)
 
     def kill(event: Event) -> None:
         if isinstance(event, Saved) and event.seed == 1 and event.step == 21:
@@ -136,7 +136,7 @@ def test_a_worker_that_is_killed_takes_only_its_own_seeds_along(
     said = r"The process of seed 1 was ended by signal 9.*--resume"
     with pytest.raises(OffrlError, match=said):
         fit("bc", REF, out=tmp_path / "run", on_event=kill, **given)
-    assert last_state(tmp_path / "run" / "seed_0")[0] == "step_00000400"
+    assert last_state(tmp_path / "run" / "seed_0")[0] == "step_00001000"
     with pytest.MonkeyPatch.context() as together:
         together.setattr(workers, "SPREAD_FROM", 10**9)
         fit("bc", REF, out=tmp_path / "run", resume=True)
@@ -296,9 +296,23 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_stop_that_falls_into_a_callback_is_not_lost():
+SLOWLY = """
+import _thread, time
+start = _thread.start_new_thread
+def slow(*given):  # once
+    _thread.start_new_thread = start
+    start(*given)
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        pass
+_thread.start_new_thread = slow
+"""
+
+
+@pytest.mark.parametrize("before", ["", SLOWLY], ids=["quick", "and into what tells of it"])
+def test_a_stop_that_falls_into_a_callback_is_not_lost(before: str):
     process = subprocess.Popen(
-        [sys.executable, "-c", IN_CALLBACKS],
+        [sys.executable, "-c", before + IN_CALLBACKS],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -98,6 +98,8 @@ def main() -> int:
     working = threading.Event()
 
     def take(line: bytes | None) -> None:
+        if line is not None:  # it counts from here: its input may close before it is begun
+            working.set()
         requests.put(line)
 
     stop_with_parent(take, busy=working.is_set)
@@ -105,7 +107,6 @@ def main() -> int:
     os.dup2(2, 1)  # whatever prints must not be read as an answer
     try:
         while (line := requests.get()) is not None:
-            working.set()
             outcome = perform(json.loads(line))
             working.clear()
             print(json.dumps(outcome), file=answers, flush=True)

@@ -33,12 +33,13 @@ SMALL: dict[str, Any] = {
     "settings": {"hidden_size": 8, "batch_size": 16},
     "evaluation": {"episodes": 0},
 }
+KILLED = SMALL | {"steps": 3000}  # a few seconds: long enough to be killed within
 LONG = SMALL | {"steps": 1_000_000, "save_every": 50, "log_every": 50}
 
 
-def alone(seed: int, out: Path) -> Any:
+def alone(seed: int, out: Path, sweep: dict[str, Any] = SMALL) -> Any:
     """What a run of one trial by itself comes to."""
-    run = {name: SMALL[name] for name in ("steps", "save_every", "log_every", "compile")}
+    run = {name: sweep[name] for name in ("steps", "save_every", "log_every", "compile")}
     return outcome(offrl.fit("bc", REF, out=out, seeds=(seed,), **run, **SMALL["settings"]).dir)
 
 
@@ -96,12 +97,12 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
         watch(trial, report)
         notes.append(report.note)
 
-    small = SMALL | {"seeds": [1]}
+    small = KILLED | {"seeds": [1]}
     found = offrl.sweep(small, out=tmp_path / "s", workers=1, on_report=on_report)
     assert not found.failed
     assert any("ended by signal 9 (SIGKILL)" in note for note in notes)
     assert len(started) == 2
-    assert outcome(Path(found.rows[0]["run"])) == alone(1, tmp_path / "alone")
+    assert outcome(Path(found.rows[0]["run"])) == alone(1, tmp_path / "alone", KILLED)
 
 
 def test_one_that_is_killed_again_and_again_fails_and_the_others_go_on(
@@ -109,7 +110,7 @@ def test_one_that_is_killed_again_and_again_fails_and_the_others_go_on(
 ):
     saved_dataset()
     found = offrl.sweep(
-        SMALL,
+        KILLED,
         out=tmp_path / "s",
         executor=LocalProcesses(1, retries=0),
         on_report=killer(0, started, deaths=9),
@@ -118,7 +119,7 @@ def test_one_that_is_killed_again_and_again_fails_and_the_others_go_on(
     assert failed["seed"] == 0
     assert "ended by signal 9 (SIGKILL), as it is where memory runs out" in failed["error"]
     assert [row["status"] for row in found.rows] == ["failed", "finished"]
-    again = offrl.sweep(SMALL, out=tmp_path / "s", workers=1)
+    again = offrl.sweep(KILLED, out=tmp_path / "s", workers=1)
     assert not again.failed
     assert parquet.read_table(again.table).num_rows == 2
 
@@ -175,6 +176,21 @@ def test_a_stop_saves_every_trial_and_names_the_command_that_goes_on(
         last = (folder / "metrics.csv").read_text().splitlines()[-1]
         # Stopped between its row and the rest that is due at that step, a run takes it again.
         assert int(newest.name.removeprefix("step_")) >= int(last.split(",")[0]) - 1
+
+
+def test_a_worker_whose_parent_dies_before_it_begins_begins_nothing_long(tmp_path: Path):
+    saved_dataset()
+    settings = {"seeds": [0], "steps": 1_000_000, "save_every": 50, "compile": "off"}
+    request = {
+        "algo": "bc", "dataset": REF, "out": str(tmp_path / "run"), "settings": settings,
+        "hyperparameters": {"hidden_size": 8}, "evaluation": {"episodes": 0},
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "offrl.sweeps.worker"],
+        input=json.dumps(request) + "\n",  # and the end of the input, before it is read
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
 
 
 SMALL_FILES = """
