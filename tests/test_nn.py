@@ -273,9 +273,9 @@ def test_bfloat16_touches_the_hidden_layers_and_nothing_else():
 
 
 def test_a_network_without_hidden_layers_is_linear():
-    network = nn.MLP(2, 1, 16, 0)
-    a, b = torch.randn(1, 2), torch.randn(1, 2)
-    assert torch.allclose(network(a) + network(b), network(a + b) + network(torch.zeros(1, 2)))
+    network = nn.MLP(2, 1, 16, 0).double()
+    a, b = torch.randn(2, 1, 2, dtype=torch.float64)
+    assert torch.allclose(network(a) + network(b), network(a + b) + network(torch.zeros_like(a)))
 
 
 def test_a_head_that_does_not_exist_is_named_with_those_that_do():

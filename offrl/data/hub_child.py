@@ -25,6 +25,8 @@ from offrl.errors import (
 # The child is started with no folder of the caller's on its path, then finds this very package.
 CHILD = "import sys; sys.path.append(sys.argv[1]); from offrl.data.hub_fetch import main; main()"
 
+STARTING = 60.0  # seconds more for the first event, to import what talks to the hub
+
 Progress = Callable[[int, int | None], object]
 
 
@@ -180,7 +182,7 @@ def _follow(
 def _events(events: int, timeout: float) -> Iterator[dict[str, Any]]:
     """Yield the child's events; `silent` when none but notes came for `timeout` seconds."""
     rest = b""
-    heard = time.monotonic()
+    heard = time.monotonic() + STARTING
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
         while True:

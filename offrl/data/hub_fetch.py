@@ -74,7 +74,9 @@ def _storage() -> Any:
 
     logger = logging.getLogger("huggingface_hub")
     logger.handlers, logger.propagate = [Notes()], False
-    return get_cloud_storage()
+    storage = get_cloud_storage()
+    say("begun")  # what came before was this machine's doing
+    return storage
 
 
 def _with_patience(call: Any, *args: Any, **kwargs: Any) -> Any:

@@ -69,8 +69,8 @@ def workers_of(parent: int) -> list[int]:
 
 
 def gone(process: int) -> bool:
-    """Whether a process has ended within ten seconds."""
-    deadline = time.monotonic() + 10
+    """Whether a process has ended within a minute; it may have to start before it can."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":

@@ -399,7 +399,8 @@ for line in open("/proc/self/smaps"):
     elif inside:
         name, kilobytes = line.split()[:2]
         found[name] = found.get(name, 0) + (int(kilobytes) if kilobytes.isdigit() else 0)
-print(found["Rss:"], found["Shared_Clean:"], found["Private_Dirty:"], found["Pss:"], flush=True)
+shared = found["Shared_Clean:"] + found["Shared_Dirty:"]  # a file system in memory has the latter
+print(found["Rss:"], shared, found["Private_Dirty:"], found["Pss:"], flush=True)
 sys.stdin.readline()
 """
 

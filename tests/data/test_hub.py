@@ -99,7 +99,7 @@ class TestListing:
         begun = time.monotonic()
         with pytest.raises(OffrlError, match=r"127\.0\.0\.1:9\) cannot be reached") as caught:
             list_remote()
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 25  # the client alone would try for half a minute
         assert caught.value.exit_code == 1
         assert "HF_ENDPOINT" in caught.value.remedy
 
@@ -265,7 +265,7 @@ class TestFailing:
     ) -> None:
         hub.faults = {where: [Fault(kind)]}
         with pytest.raises(error, match=said) as caught:
-            download(HOPPER, timeout=2)
+            download(HOPPER, timeout=2 if kind in ("hang", "trickle") else 30)
         assert caught.value.exit_code == 1
         assert caught.value.remedy
         assert "\n" not in str(caught.value)
@@ -305,8 +305,9 @@ class TestFailing:
         code = f"from offrl.data.hub import download; download({HOPPER!r})"
         process = subprocess.Popen([sys.executable, "-c", code])
         parts = datasets_root() / STAGING / HOPPER.replace("/", "@") / "parts"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while not any(p.stat().st_size > 300 for p in parts.glob("*")):
+            assert process.poll() is None
             assert time.monotonic() < deadline, "nothing came"
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
@@ -326,8 +327,9 @@ class TestFailing:
         process = subprocess.Popen([sys.executable, "-c", code])
         try:
             lock = datasets_root() / STAGING / HOPPER.replace("/", "@") / "root"
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 100
             while not lock.exists():
+                assert process.poll() is None
                 assert time.monotonic() < deadline, "it never began"
                 time.sleep(0.05)
             with pytest.raises(LockedError, match="Another process is downloading"):
