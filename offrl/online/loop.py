@@ -82,7 +82,7 @@ class Loop(ABC, Generic[S, M]):
     extremes: Extremes = field(
         default_factory=Extremes
     )  # of the rewards of the log and of what was lived
-    acting: bool = False  # whether some worlds may be a step ahead of others
+    acting: bool = False  # whether worlds may be a step ahead of what is remembered
 
     def events(self) -> Generator[Event]:
         """Act and learn from `env_step` up to `env_steps`."""
@@ -126,7 +126,8 @@ class Loop(ABC, Generic[S, M]):
 
     def _stopped(self) -> None:
         """Save where a run is stopped; what was due and is not reported yet follows on resume."""
-        if self.env_step > self.saved_at >= 0 and not self.acting:
+        whole = not self.acting or self.worlds.before is not None
+        if self.env_step > self.saved_at >= 0 and whole:
             self._save()
 
     @property
@@ -144,9 +145,9 @@ class Loop(ABC, Generic[S, M]):
 
     def _live(self) -> None:
         """Take one step in every world and remember it."""
-        self.acting = True
         action, log_prob = self._acted(self._noise())
         scores = self._scores(action) if self.worlds.recording else None
+        self.acting = True
         self._remember(self.worlds.step(action.numpy(), scores), log_prob)
         self.env_step += len(action)
         self.acting = False

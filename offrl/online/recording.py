@@ -8,7 +8,7 @@ episodes that are recorded already are not recorded twice.
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,21 @@ def recorded_id(id: str, seed: int, seeds: tuple[int, ...]) -> str:
         return id
     name, _, version = id.rpartition("-v")
     return f"{name}-seed-{seed}-v{version}"
+
+
+class Marks(NamedTuple):
+    """Where a recording stands; lists grow afterwards, so that their lengths belong to it."""
+
+    ended: int
+    scores: list[tuple[list[float], int]]  # of each world's open episode, and how many they are
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, beside the actions of the episodes that are open."""
+        scores = [score for kept, n in self.scores for score in kept[:n]]
+        return {
+            "log_prob": torch.tensor(scores, dtype=torch.float64),
+            "recorded": torch.tensor(self.ended),
+        }
 
 
 class Recording:
@@ -85,13 +100,9 @@ class Recording:
         """Put on the disk what a checkpoint will rely on."""
         self._writer.flush()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps, beside the actions of the episodes that are open."""
-        scores = [score for world in sorted(self._scores) for score in self._scores[world]]
-        return {
-            "log_prob": torch.tensor(scores, dtype=torch.float64),
-            "recorded": torch.tensor(self.ended),
-        }
+    def marks(self) -> "Marks":
+        """Where it stands."""
+        return Marks(self.ended, [(s, len(s)) for _, s in sorted(self._scores.items())])
 
     def restore(self, tensors: Mapping[str, Tensor]) -> np.ndarray:
         """Take back what `tensors` gave; the log-probabilities of the episodes that were open."""

@@ -11,7 +11,7 @@ those, and taken up again by acting them out.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from offrl.data.spec import Spec
 from offrl.environments import check_spaces
 from offrl.errors import OffrlError, WorkError
-from offrl.online.recording import Recording
+from offrl.online.recording import Marks, Recording
 
 Env = gymnasium.Env[Any, Any]
 _STREAM = 3  # of the seeds of acting while learning; evaluation and collection have others
@@ -55,6 +55,15 @@ class _World:
     actions: list[np.ndarray] = field(default_factory=list)  # since the reset, flat rows
 
 
+class _Standing(NamedTuple):
+    """Where the worlds stand; lists grow afterwards, so that their lengths belong to it."""
+
+    following: int
+    worlds: list[tuple[int, list[np.ndarray], int]]  # episode, its actions and how many they are
+    obs: np.ndarray
+    recorded: Marks | None
+
+
 class Worlds:
     """K environments and the observations [K, obs_dim] they are at."""
 
@@ -71,6 +80,7 @@ class Worlds:
         for world in self.worlds:
             check_spaces(world.env, spec)
         self.obs = np.zeros((n, spec.obs_dim), np.float32)
+        self.before: _Standing | None = None  # within a step, where they stood before it
 
     def begin(self) -> None:
         """Reset every world into a new episode."""
@@ -82,7 +92,7 @@ class Worlds:
 
         `scores` [K] are the log-probabilities to record.
         """
-        before = self.obs.copy()
+        self.before = before = self._standing()
         after, n = np.empty_like(self.obs), len(self.worlds)
         reward, terminated, truncated = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
         returns, lengths = list[float](), list[int]()
@@ -96,22 +106,29 @@ class Worlds:
                 if self.recording:
                     self.recording.end(k)
                 self._reset(k)
+        self.before = None
         return Lived(
-            before, actions, reward, after, terminated, truncated, returns, lengths
+            before.obs, actions, reward, after, terminated, truncated, returns, lengths
         )  # fmt: skip
 
+    def _standing(self) -> _Standing:
+        taken = [(world.episode, world.actions, len(world.actions)) for world in self.worlds]
+        recorded = self.recording.marks() if self.recording else None
+        return _Standing(self.following, taken, self.obs.copy(), recorded)
+
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the episodes that are running."""
-        taken = [torch.as_tensor(a) for world in self.worlds for a in world.actions]
+        """What a checkpoint keeps of the episodes that are running, before a step within one."""
+        at = self.before or self._standing()
+        taken = [torch.as_tensor(a) for _, actions, n in at.worlds for a in actions[:n]]
         width = () if self.spec.discrete else (self.spec.action_dim,)
         none = torch.zeros(0, *width, dtype=torch.int64 if self.spec.discrete else torch.float32)
         return {
-            "following": torch.tensor(self.following),
-            "episode": torch.tensor([world.episode for world in self.worlds]),
-            "count": torch.tensor([len(world.actions) for world in self.worlds]),
+            "following": torch.tensor(at.following),
+            "episode": torch.tensor([episode for episode, _, _ in at.worlds]),
+            "count": torch.tensor([n for _, _, n in at.worlds]),
             "action": torch.stack(taken) if taken else none,
-            "obs": torch.as_tensor(self.obs.copy()),
-            **(self.recording.tensors() if self.recording else {}),
+            "obs": torch.as_tensor(at.obs),
+            **(at.recorded.tensors() if at.recorded else {}),
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> str | None:
@@ -176,7 +193,7 @@ class Worlds:
             raise WorkError(
                 f"The environment gave a value that is not finite at step {len(world.actions)} of"
                 f" episode {world.episode}.",
-                "Mend the environment; what was learned until the last checkpoint is kept.",
+                "Mend the environment; what was learned is kept.",
             )
         if self.recording:
             ends = bool(terminated), bool(truncated)

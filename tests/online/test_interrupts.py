@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -15,11 +16,13 @@ from interrupting import Lines
 
 import offrl
 from offrl import checkpoint as checkpoints
+from offrl.errors import WorkError
 from offrl.logs import MetricsFile
 from offrl.online import training
 from offrl.online.floor import Floor
 from offrl.online.loop import Loop
 from offrl.online.plan import resolve
+from offrl.online.worlds import Worlds
 
 INTERRUPTS = int(os.environ.get("OFFRL_INTERRUPTS", "100"))  # of the slow test, in each case
 SMALL: dict[str, Any] = {"hidden_size": 8, "batch_size": 16}
@@ -103,6 +106,37 @@ def test_interrupted_in_a_report_a_run_says_it_once_it_goes_on(
             go("cut", algo)
     go("cut", algo)
     check("cut", algo)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), WorkError("It broke.")])
+@pytest.mark.parametrize("world", [0, 1])
+@pytest.mark.parametrize("method", ["step", "reset"])
+def test_stopped_in_an_environment_a_run_goes_on_from_the_step_before(
+    method: str, world: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
+):
+    """By Ctrl-C, or because it raises, with one world of two a step ahead."""
+    monkeypatch.setitem(CASES, "sac", CASES["sac"] | {"save_every": 1000})
+    # An episode of either world ends in the 18th step of both.
+    monkeypatch.setattr(gymnasium.registry["Pendulum-v1"], "max_episode_steps", 18)
+    go("whole", "sac")
+    plain, calls = getattr(Worlds, "_act" if method == "step" else "_reset"), [0]
+
+    def cut(self: Worlds, k: int, *args: Any) -> Any:
+        found = plain(self, k, *args)
+        calls[0] += self.before is not None and k == world
+        if self.before is not None and k == world and calls[0] == (20 if method == "step" else 1):
+            raise error
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worlds, plain.__name__, cut)
+        with pytest.raises(type(error)):
+            go("cut", "sac")
+    found = checkpoints.newest(Path("cut", "seed_0"))
+    assert found is not None
+    assert found.page["env_step"] == (38 if method == "step" else 34)
+    go("cut", "sac")
+    check("cut", "sac")
 
 
 @pytest.mark.slow
