@@ -82,13 +82,21 @@ class Writer:
     @property
     def n_episodes(self) -> int:
         """The number of finished episodes, those of a resumed writer included."""
-        return len(self._workshop.manifest["episodes"]) + len(self._pending)
+        return len(self._workshop.manifest["episodes"]) + len(self._uncommitted)
 
     @property
     def n_steps(self) -> int:
         """The number of steps of the finished episodes."""
         done = sum(entry["steps"] for entry in self._workshop.manifest["episodes"])
-        return done + sum(len(episode) for episode, _ in self._pending)
+        return done + sum(len(episode) for episode, _ in self._uncommitted)
+
+    @property
+    def _uncommitted(self) -> list[tuple[Episode, str]]:
+        """The pending episodes; a stop may have come before those of a shard were forgotten."""
+        done = len(self._workshop.manifest["episodes"])
+        if not self._pending or self._pending[0][0].id == done:
+            return self._pending
+        return [(episode, sha) for episode, sha in self._pending if episode.id >= done]
 
     def reset(self, obs: Any, *, seed: int | None = None, infos: Any = None) -> None:
         """Begin an episode at `obs`; one that is still open ends here as truncated."""
@@ -137,9 +145,7 @@ class Writer:
 
     def flush(self) -> None:
         """Put every finished episode on the disk, from where `resume` would take it."""
-        done = len(self._workshop.manifest["episodes"])
-        # A stop may have come after they were committed and before they were forgotten.
-        if new := [(episode, sha) for episode, sha in self._pending if episode.id >= done]:
+        if new := self._uncommitted:
             self._workshop.commit(*zip(*new, strict=True))
         self._pending, self._pending_bytes = [], 0
 

@@ -23,6 +23,7 @@ from recordings import (
 )
 
 from offrl.data.dataset import Dataset, load
+from offrl.data.publishing import Workshop
 from offrl.data.writer import Writer
 from offrl.errors import ConfigError, CorruptDataError, NotFoundError
 
@@ -317,3 +318,26 @@ class TestTheOpenEpisode:
             w.step([0.5], 1, [1.0, 2.0, 3.0], False, True)
         found = w.close()[0]
         assert (found.observations.dtype, found.actions.dtype) == (np.float32, np.float32)
+
+
+@pytest.mark.parametrize("shard", [0, 2])
+def test_whoever_takes_ctrl_c_and_records_on_has_every_episode_once(
+    shard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = Workshop.commit, [0]
+
+    def stopped(self: Workshop, *args: Any) -> None:
+        plain(self, *args)
+        calls[0] += 1
+        if calls[0] == shard + 1:
+            raise KeyboardInterrupt  # after a shard is committed, before it is forgotten
+
+    monkeypatch.setattr(Workshop, "commit", stopped)
+    with writer(shard_episodes=3) as w:
+        for number in range(10):
+            try:
+                record_steps(w, number)
+            except KeyboardInterrupt:
+                assert number == 3 * shard + 2
+            assert (w.n_episodes, w.n_steps) == (number + 1, 5 * (number + 1))
+    assert w.close().fingerprint == record(10, overwrite=True).fingerprint
