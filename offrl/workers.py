@@ -153,10 +153,10 @@ def work(
     `opened` gives the runs of an algorithm by their folders.
     """
     algo, folders, seeds = words[0], words[1::2], words[2::2]
-    stop_with_parent()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints must not be read as an event
     try:
+        stop_with_parent()
         plans = opened(algo, list(dict.fromkeys(folders)))
         jobs = [(plans[folder], int(seed)) for folder, seed in zip(folders, seeds, strict=True)]
         for job, event in train_jobs(jobs):

@@ -102,10 +102,10 @@ def main() -> int:
             working.set()
         requests.put(line)
 
-    stop_with_parent(take, busy=working.is_set)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever prints must not be read as an answer
     try:
+        stop_with_parent(take, busy=working.is_set)
+        answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)  # whatever prints must not be read as an answer
         while (line := requests.get()) is not None:
             outcome = perform(json.loads(line))
             working.clear()
