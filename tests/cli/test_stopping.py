@@ -82,3 +82,35 @@ class TestGoingOn:
         with sigterm_raises(), pytest.raises(Terminated):
             signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+IN_CALLBACKS = """
+import sys, time, weakref
+from offrl_cli.stopping import sigterm_raises
+class Thing: pass
+with sigterm_raises():
+    print("ready", flush=True)
+    try:
+        while True:  # nearly all the time goes by in callbacks, which drop what is raised in them
+            thing = Thing()
+            reference = weakref.ref(thing, lambda _: time.sleep(0.01))
+            del thing
+            time.sleep(0.001)
+    except KeyboardInterrupt as stop:
+        print(type(stop).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Terminated")]
+)
+def test_a_stop_that_falls_into_a_callback_comes_again(number: signal.Signals, said: str):
+    words = [sys.executable, "-c", IN_CALLBACKS]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy()
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, f"{said}\n", "")
