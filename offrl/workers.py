@@ -25,6 +25,7 @@ from offrl import errors
 from offrl.errors import OffrlError
 from offrl.events import Event, Started, from_dict, to_dict
 from offrl.run import Run
+from offrl.stops import Undropped, again, is_dropping
 
 SPREAD_FROM = 20_000  # steps of all seeds together that pay for starting processes
 GRACE = 8.0  # seconds in which a worker saves and ends once its parent is gone
@@ -182,26 +183,15 @@ def stop_with_parent(
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        while frame is not None:
-            if frame.f_code is dropped.__code__:  # what is raised in it is dropped for good
-                _thread.start_new_thread(again, ())
-                return
-            frame = frame.f_back
+        if is_dropping(frame):
+            again(signal.SIGTERM)
+            return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    def dropped(fault: Any) -> None:
-        # A stop that falls into a callback of the garbage collector is dropped there by Python.
-        if not isinstance(fault.exc_value, KeyboardInterrupt):
-            sys.__unraisablehook__(fault)
-            return
+    def afresh(_: KeyboardInterrupt) -> signal.Signals:
         signal.signal(signal.SIGTERM, stop)
-        _thread.start_new_thread(again, ())  # not by `threading`, whose locks `stop` could meet
-
-    def again() -> None:
-        # At no fixed beat, or it could fall into the same callback again and again.
-        time.sleep(0.01 + time.monotonic() % 0.05)
-        _thread.interrupt_main(signal.SIGTERM)
+        return signal.SIGTERM
 
     def watch() -> None:
         rest = b""
@@ -217,7 +207,7 @@ def stop_with_parent(
             time.sleep(GRACE)
             os._exit(1)
 
-    sys.unraisablehook = dropped
+    sys.unraisablehook = Undropped(afresh)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=watch, daemon=True).start()

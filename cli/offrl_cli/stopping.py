@@ -1,14 +1,13 @@
 """Ctrl-C and SIGTERM end a command with 130 and 143 and a line that says how to go on."""
 
-import _thread
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+
+from offrl.stops import Undropped
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -51,20 +50,11 @@ def sigterm_raises() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    def dropped(fault: Any) -> None:
-        # Python drops a stop that falls into a callback of the garbage collector: it comes again.
-        if isinstance(fault.exc_value, KeyboardInterrupt):
-            late = isinstance(fault.exc_value, Terminated)
-            _thread.start_new_thread(again, (signal.SIGTERM if late else signal.SIGINT,))
-        else:
-            hook(fault)
-
-    def again(number: signal.Signals) -> None:
-        time.sleep(0.01 + time.monotonic() % 0.05)
-        _thread.interrupt_main(number)
+    def number(stop: KeyboardInterrupt) -> signal.Signals:
+        return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
 
     before, hook = signal.signal(signal.SIGTERM, terminate), sys.unraisablehook
-    sys.unraisablehook = dropped
+    sys.unraisablehook = Undropped(number)
     try:
         yield
     finally:

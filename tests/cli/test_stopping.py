@@ -89,8 +89,8 @@ import sys, time, weakref
 from offrl_cli.stopping import sigterm_raises
 class Thing: pass
 with sigterm_raises():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         while True:  # nearly all the time goes by in callbacks, which drop what is raised in them
             thing = Thing()
             reference = weakref.ref(thing, lambda _: time.sleep(0.01))
