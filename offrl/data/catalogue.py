@@ -83,6 +83,11 @@ def resolve(ref: str | Path) -> Path:
             found = dataset_path(id)
             if data_folder(found) is not None:
                 return found
+            if (found / "data").is_dir():
+                raise NotFoundError(
+                    f"{found} holds no dataset: there is no data/metadata.json in it.",
+                    f"Copy it again whole, or remove what is left of it: offrl data delete {id}",
+                )
             if prefixed or not Path(id).exists():
                 raise _absent(id, prefixed)
         elif not ref or not ref.isprintable() or len(ref) > 4096:

@@ -50,7 +50,8 @@ class Deletion:
                 f"{error.filename} could not be removed: {error.strerror}.",
                 "Mend that and delete the dataset again: the rest of it is still known.",
             ) from error
-        folders = {folder for file in self.files for folder in file.parents}
+        data = self.path / "data"
+        folders = {data, *data.parents, *(folder for file in self.files for folder in file.parents)}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             if folder != self.root and folder.is_relative_to(self.root):
                 with suppress(OSError):  # something else is in it
@@ -77,7 +78,8 @@ def deletion(id: str, *, root: Path | str | None = None) -> Deletion:
         (files if known else others).append(path)
     for path in (*files, target / "data", target / cache.FOLDER):
         refuse_links(top, path)
-    if not files:
+    emptied = not found and (target / "data").is_dir()  # by a deletion that was stopped
+    if not files and not emptied:
         raise _absent(id, top, target)
     sizes = (path.stat().st_size for path in files)
     return Deletion(id, top, target, tuple(files), tuple(others), sum(sizes))
@@ -119,7 +121,7 @@ def _is_minaris(name: str) -> bool:
 
 
 def _absent(id: str, root: Path, target: Path) -> NotFoundError:
-    near = suggest(id, (entry["id"] for entry in list_local(root))).strip()
+    near = suggest(id, (entry["id"] for entry in list_local(root) if entry["id"] != id)).strip()
     if unfinished_folder(target).is_dir():
         near = f"What was begun of it is in {unfinished_folder(target)}: offrl collect --resume"
     return NotFoundError(

@@ -6,7 +6,9 @@ Fault S7 of the matrix.
 import io
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +94,43 @@ def test_a_dataset_that_is_damaged_can_be_deleted(ours: Path) -> None:
     (ours / "data" / "metadata.json").unlink()
     delete("me/ours-v0")
     assert not ours.exists()
+
+
+@pytest.mark.parametrize("removed", range(10))
+def test_after_a_stop_it_is_repeated(
+    removed: int, ours: Path, typed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three files, then three folders, of which that of the other dataset is not empty."""
+    calls = [0]
+
+    def stopping(name: str) -> Callable[..., None]:
+        plain = getattr(Path, name)
+
+        def stop(path: Path, *args: Any, **kwargs: Any) -> None:
+            calls[0] += 1
+            if calls[0] > removed:
+                raise KeyboardInterrupt
+            plain(path, *args, **kwargs)
+
+        return stop
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir"):
+            patch.setattr(Path, name, stopping(name))
+        with suppress(KeyboardInterrupt):
+            delete("me/ours-v0")
+    assert calls[0] == min(removed + 1, 6)
+    if removed == 0:
+        assert load("me/ours-v0").n_episodes == 3
+    elif removed < 4:  # the folder that holds the data is there
+        status, _, err = typed("data", "show", "me/ours-v0")
+        assert status == 2
+        assert "there is no data/metadata.json in it" in err
+        assert "offrl data delete me/ours-v0" in err
+    if removed < 4:
+        assert typed("data", "delete", "me/ours-v0", "--yes")[0] == 0
+    assert not (ours / "data").exists()
+    assert [entry["id"] for entry in list_local()] == ["me/made-v0"]
 
 
 @pytest.mark.parametrize("id", ["../victim-v0", "/victim-v0", "me/../../victim-v0", "", "me"])
