@@ -28,7 +28,8 @@ from offrl.run import Run
 from offrl.stops import Undropped, again, is_dropping
 
 SPREAD_FROM = 20_000  # steps of all seeds together that pay for starting processes
-GRACE = 8.0  # seconds in which a worker saves and ends once its parent is gone
+GRACE = 8.0  # seconds in which a worker takes the stop, once its parent is gone
+SAVING = 120.0  # and those in which it then saves and ends: replay memories can be large
 
 
 class Planned(Protocol):
@@ -182,14 +183,20 @@ def stop_with_parent(
     input, so that one stop cannot interrupt the saving that another began.
     """
 
+    taken = False
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal taken
         if is_dropping(frame):
             again(signal.SIGTERM)
             return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        taken = True
         raise KeyboardInterrupt
 
     def afresh(_: KeyboardInterrupt) -> signal.Signals:
+        nonlocal taken
+        taken = False
         signal.signal(signal.SIGTERM, stop)
         return signal.SIGTERM
 
@@ -205,6 +212,8 @@ def stop_with_parent(
         if busy():
             _thread.interrupt_main(signal.SIGTERM)
             time.sleep(GRACE)
+            if taken:
+                time.sleep(SAVING)
             os._exit(1)
 
     sys.unraisablehook = Undropped(afresh)

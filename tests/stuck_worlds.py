@@ -41,7 +41,9 @@ class Stuck(PendulumEnv):
         how, at = HANG.read_text().split()
         if at not in (where, str(self.taken)):
             return
-        Path(f"{HANG}.pid").write_text(str(os.getpid()))
+        told = Path(f"{HANG}.telling")
+        told.write_text(str(os.getpid()))
+        told.replace(f"{HANG}.pid")
         if how == "sleep":
             time.sleep(600)
         if how == "lock":

@@ -83,7 +83,7 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(900)  # a page trains for real
+@pytest.mark.timeout(3000)  # a page trains for real
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, id=p.relative_to(ROOT).as_posix()) for p in PAGES if blocks(p)],

@@ -18,7 +18,7 @@ from offrl.environments import make_env
 from offrl.errors import ConfigError, NotFoundError, WorkError
 from offrl.guard import Guard, makers
 
-SECONDS = 3.0
+SECONDS = 3.0  # where something hangs
 HERE = Path(__file__).parent
 ONLINE: dict[str, Any] = {"warmup": 20, "eval_episodes": 1, "eval_every": 100, "save_every": 30}
 SMALL: dict[str, Any] = {"hidden_size": 8, "batch_size": 16}
@@ -35,6 +35,14 @@ def _found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def guard() -> Iterator[Guard]:
     made = Guard(SECONDS)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def patient() -> Iterator[Guard]:
+    """A guard where nothing hangs, so that a machine that stands still a while changes nothing."""
+    made = Guard(60.0)
     yield made
     made.close()
 
@@ -64,8 +72,8 @@ def same(one: Any, two: Any) -> bool:
 
 
 @pytest.mark.parametrize("id", ["Pendulum-v1", "CartPole-v1", "stuck_worlds:Parts-v0"])
-def test_what_is_behind_a_guard_gives_the_bits_it_gives_here(guard: Guard, id: str):
-    here, there = make_env(id), guard.make(id)
+def test_what_is_behind_a_guard_gives_the_bits_it_gives_here(patient: Guard, id: str):
+    here, there = make_env(id), patient.make(id)
     assert there.observation_space == here.observation_space
     assert there.action_space == here.action_space
     assert here.spec is not None
@@ -76,8 +84,8 @@ def test_what_is_behind_a_guard_gives_the_bits_it_gives_here(guard: Guard, id: s
     assert all(same(a, b) for a, b in zip(walk(here), walk(there), strict=True))
 
 
-def test_observations_may_be_written_to(guard: Guard):
-    obs, _ = guard.make("Pendulum-v1").reset(seed=0)
+def test_observations_may_be_written_to(patient: Guard):
+    obs, _ = patient.make("Pendulum-v1").reset(seed=0)
     obs[:] = 0
 
 
@@ -92,12 +100,12 @@ def test_a_step_that_never_ends_is_ended_and_named(guard: Guard, how: str):
     started = time.monotonic()
     with pytest.raises(WorkError, match=r"'Stuck-v0' at step 2 after reset\(seed=7\) took longer"):
         env.step(action)
-    assert SECONDS <= time.monotonic() - started < SECONDS + 5
+    assert SECONDS <= time.monotonic() - started < 60
     gone(int(Path("hang.pid").read_text()))
     env.close()
 
 
-def gone(pid: int, within: float = 2.0) -> None:
+def gone(pid: int, within: float = 60.0) -> None:
     """Assert that a process is not there, or not after a while."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
@@ -116,25 +124,25 @@ def test_a_reset_that_never_ends_is_ended_and_named(guard: Guard):
         env.reset(seed=7)
 
 
-def test_a_process_that_dies_is_told_with_its_signal(guard: Guard):
+def test_a_process_that_dies_is_told_with_its_signal(patient: Guard):
     Path("hang").write_text("crash 1")
-    env = guard.make("stuck_worlds:Stuck-v0")
+    env = patient.make("stuck_worlds:Stuck-v0")
     env.reset(seed=7)
     with pytest.raises(WorkError, match=r"at step 0 .* ended its process with signal 11"):
         env.step(np.zeros(1, np.float32))
 
 
-def test_what_an_environment_raises_comes_through(guard: Guard):
+def test_what_an_environment_raises_comes_through(patient: Guard):
     Path("hang").write_text("raise 1")
-    env = guard.make("stuck_worlds:Stuck-v0")
+    env = patient.make("stuck_worlds:Stuck-v0")
     env.reset(seed=7)
     with pytest.raises(ZeroDivisionError, match="by nothing"):
         env.step(np.zeros(1, np.float32))
 
 
-def test_an_environment_that_is_not_there_is_named_as_without_a_guard(guard: Guard):
+def test_an_environment_that_is_not_there_is_named_as_without_a_guard(patient: Guard):
     with pytest.raises(NotFoundError, match="no environment 'Pendlum-v1'"):
-        guard.make("Pendlum-v1")
+        patient.make("Pendlum-v1")
 
 
 def test_a_guard_whose_process_asks_no_more_ends_by_itself():
@@ -142,18 +150,18 @@ def test_a_guard_whose_process_asks_no_more_ends_by_itself():
     Path("hang").write_text("lock 1")
     code = (
         "from offrl.guard import Guard; import numpy as np\n"
-        "env = Guard(1.0).make('stuck_worlds:Stuck-v0'); env.reset(seed=0)\n"
+        "env = Guard(3.0).make('stuck_worlds:Stuck-v0'); env.reset(seed=0)\n"
         "env.step(np.zeros(1, np.float32))"
     )
     process = python(f"import sys; sys.path.insert(0, {str(Path('code').resolve())!r})\n{code}")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not Path("hang.pid").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    gone(int(Path("hang.pid").read_text()), within=10)
+    gone(int(Path("hang.pid").read_text()))
 
 
 def test_no_time_is_no_limit_and_what_is_made_here_cannot_be_watched():
@@ -165,15 +173,24 @@ def test_no_time_is_no_limit_and_what_is_made_here_cannot_be_watched():
 
 
 def acting(**changes: Any) -> Any:
-    settings = {"out": "r", "hyperparameters": SMALL, "online": ONLINE, "compile": "off"}
-    return offrl.fit_online(
-        "td3", "stuck_worlds:Stuck-v0", 100, step_timeout=SECONDS, **{**settings, **changes}
-    )
+    settings: dict[str, Any] = {
+        "out": "r",
+        "hyperparameters": SMALL,
+        "online": ONLINE,
+        "compile": "off",
+    }
+    words = settings | {"step_timeout": allowed()} | changes
+    return offrl.fit_online("td3", "stuck_worlds:Stuck-v0", 100, **words)
 
 
 def recorded(**changes: Any) -> Any:
     words: dict[str, Any] = {"policies": "random", "episodes": 4, "out": "me/stuck-v0"}
-    return offrl.record(env="stuck_worlds:Stuck-v0", step_timeout=SECONDS, **{**words, **changes})
+    words |= {"step_timeout": allowed()} | changes
+    return offrl.record(env="stuck_worlds:Stuck-v0", **words)
+
+
+def allowed() -> float:
+    return SECONDS if Path("hang").exists() else 60.0
 
 
 @pytest.mark.parametrize("work", [recorded, lambda: recorded(workers=2), acting])

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -311,14 +310,41 @@ _thread.start_new_thread = slow
 
 @pytest.mark.parametrize("before", ["", SLOWLY], ids=["quick", "and into what tells of it"])
 def test_a_stop_that_falls_into_a_callback_is_not_lost(before: str):
-    process = subprocess.Popen(
-        [sys.executable, "-c", before + IN_CALLBACKS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = python(before + IN_CALLBACKS, stdin=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
-    told, errors = process.communicate("", timeout=60)
+    told, errors = process.communicate("", timeout=200)
     assert (process.returncode, told, errors) == (0, "saved\n", "")
+
+
+SAVES = """
+import ctypes, sys, time
+from offrl import workers
+workers.GRACE, workers.SAVING = 0.3, float(sys.argv[1])
+workers.stop_with_parent()
+try:
+    print("ready", flush=True)
+    {waits}
+except KeyboardInterrupt:
+    time.sleep(2.0)
+    print("saved", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("waits", "saving", "status", "said"),
+    [
+        ("time.sleep(600)", 200, 0, "saved\n"),
+        ("time.sleep(600)", 0.3, 1, ""),
+        ("ctypes.CDLL(None).sleep(600)", 200, 1, ""),
+    ],
+    ids=["it saves for long", "it saves for ever", "it never takes the stop"],
+)
+def test_a_worker_has_little_time_to_take_a_stop_and_much_to_save(
+    waits: str, saving: float, status: int, said: str
+):
+    process = python(SAVES.format(waits=waits), str(saving), stdin=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    told, _ = process.communicate("", timeout=100)
+    assert (process.returncode, told) == (status, said)

@@ -67,11 +67,11 @@ def raise_at(seed: int, step: int, error: type[BaseException], kind: type[Any] =
     return consume
 
 
-def python(code: str, *words: str) -> "subprocess.Popen[str]":
+def python(code: str, *words: str, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
     """A process of its own that runs `code`."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,7 +84,7 @@ def killed(code: str, out: str, checkpoints: int) -> None:
     """Run code in a process that is killed once seed 0 of `out` has so many checkpoints."""
     process = python(code)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while len(list(Path(out, "seed_0", "checkpoints").glob("step_*"))) < checkpoints:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline

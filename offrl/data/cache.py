@@ -83,6 +83,15 @@ def forget(folder: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def own_files(folder: Path) -> list[Path]:
+    """The files of a dataset, sorted; those kept for it, which others may be changing, aside."""
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != FOLDER]
+        files += [path for name in names if (path := Path(parent, name)).is_file()]
+    return sorted(files)
+
+
 def _large(spec: Spec, episodes: int, steps: int) -> bool:
     row = spec.obs_dim * 4 + (8 if spec.discrete else spec.action_dim * 4) + 8 + 8 + 2
     return steps * row + episodes * spec.obs_dim * 4 >= KEPT_FROM
@@ -101,11 +110,8 @@ def _find(folder: Path, spec: Spec, e: int, n: int) -> tuple[Transitions, Totals
 
 def _key(folder: Path, spec: Spec) -> str:
     """A digest of what the columns are made from and of how."""
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and FOLDER not in path.parts
-    )
     sha = hashlib.sha256(json.dumps([FORMAT, spec.to_json()]).encode())
-    for path in files:
+    for path in own_files(folder):
         stat = path.stat()
         name = path.relative_to(folder).as_posix()
         times = (

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from offrl.data.cache import own_files
 from offrl.data.minari_store import data_folder, env_id_of, read_metadata
 from offrl.errors import ConfigError, NotFoundError, OffrlError, UnsafeDataError, suggest
 
@@ -186,11 +187,7 @@ def _summary(folder: Path, id: str) -> dict[str, Any]:
         env = env_id_of(metadata)
     except OffrlError as error:
         return summary | {"problem": error.cause}
-    files = (
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink() and ".offrl-cache" not in path.parts
-    )
+    files = (path for path in own_files(folder) if not path.is_symlink())
     return summary | {
         "episodes": metadata["total_episodes"],
         "steps": metadata["total_steps"],

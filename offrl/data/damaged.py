@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from offrl.data.cache import own_files
+
 SECONDS_PER_GB = 60
 LEAST_SECONDS = 60  # of processor time
 LEAST_BYTES = 4 * 2**30  # of address space: the libraries alone take a good part of one
@@ -19,7 +21,7 @@ _LOOK = "from offrl.data.damaged import main; main()"
 
 def look(folder: Path, ref: str) -> dict[str, Any] | str:
     """Return the report of `checks.check_folder` as plain values, or why there is none."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in own_files(folder))
     request = {
         "folder": str(folder),
         "ref": ref,

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,7 +73,8 @@ def _folders(name: str) -> Iterator[Path]:
         if _is_run(literal):
             yield literal
         else:
-            yield from sorted(path.parent for path in literal.rglob("run.toml"))
+            # Not by rglob, which fails where a run that is being trained renames a folder.
+            yield from sorted(Path(at) for at, _, names in os.walk(literal) if "run.toml" in names)
         return
     matches = sorted(Path(path) for path in glob.glob(name, recursive=True))
     runs = {path for path in matches if path.is_dir() and (path / "run.toml").is_file()}

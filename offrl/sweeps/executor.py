@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from offrl.sweeps.worker import keep, outcome_of
-from offrl.workers import GRACE
+from offrl.workers import GRACE, SAVING
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -146,7 +146,7 @@ class _Worker:
     def wait(self) -> None:
         """Wait for its end, and end it where it is stuck."""
         try:
-            self.process.wait(GRACE + 2)
+            self.process.wait(GRACE + SAVING + 2)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

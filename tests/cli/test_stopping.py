@@ -23,11 +23,13 @@ def stopped(number: signal.Signals, ready: Path, *words: str) -> "subprocess.Com
         text=True,
         env=os.environ.copy(),
     )
-    deadline = time.monotonic() + 60
-    while not any(ready.parent.glob(ready.name)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 200
+    while not any(ready.parent.glob(ready.name)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
@@ -112,5 +114,5 @@ def test_a_stop_that_falls_into_a_callback_comes_again(number: signal.Signals, s
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out, err) == (0, f"{said}\n", "")

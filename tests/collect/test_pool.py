@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,17 +177,12 @@ class TestAProcessThatIsKilled:
     def test_is_told_and_the_recording_goes_on(self, slow: str) -> None:
         options: dict[str, Any] = {"env": slow, "policies": "random", "episodes": 12, "out": ID}
 
-        def kill_one() -> None:
-            while not (found := workers_of(os.getpid())):
-                time.sleep(0.02)
-            time.sleep(1.0)
-            os.kill(found[0], signal.SIGKILL)
+        def kill_one(done: int, of: int) -> None:
+            if done == 1:
+                os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
-        killer = threading.Thread(target=kill_one)
-        killer.start()
         with pytest.raises(WorkError, match="was ended by signal 9"):
-            record(**options, workers=2)
-        killer.join()
+            record(**options, workers=2, progress=kill_one)
         assert workers_of(os.getpid()) == []
         resumed = record(**options, resume=True, workers=2)
         options["out"] = "me/whole-v0"
@@ -202,7 +196,7 @@ class TestAProcessThatIsKilled:
             env=environment,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while len(workers_of(process.pid)) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1.0)

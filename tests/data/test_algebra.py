@@ -190,7 +190,7 @@ def test_parts_share_no_episode_and_keep_the_order(n: int, share: float, seed: i
     try:
         parts = split_episodes(data, shares=[share, 1 - share], seed=seed)
     except ConfigError:
-        assert round(share * n) in (0, n)
+        assert min(share, 1 - share) * n <= 0.5 + 1e-9  # a part that holds nothing
         return
     found = [ids(part) for part in parts]
     assert all(one == sorted(one) for one in found)

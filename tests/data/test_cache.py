@@ -18,6 +18,7 @@ from gymnasium import spaces
 from minari_files import column, episode, metadata, replace_column, write_folder
 
 from offrl.data import cache, hdf5_store, minari_store
+from offrl.data.catalogue import list_local
 from offrl.data.dataset import load
 from offrl.data.episodes import Episode
 from offrl.data.hdf5_store import Hdf5Store
@@ -69,6 +70,23 @@ def test_columns_are_read_once_and_mapped_afterwards(
         second.transitions.observations, np.memmap
     )
     assert second.summary() == plain.summary()
+
+
+def test_columns_that_another_process_moves_meanwhile_are_not_looked_at(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ = load(large).transitions
+    plain = os.scandir
+
+    def moved(path: Any = ".") -> Any:
+        if cache.FOLDER in os.fspath(path):
+            raise FileNotFoundError(path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", moved)
+    monkeypatch.setattr(Hdf5Store, "read", no_reading)
+    assert len(load(large).transitions) == 8
+    assert [entry["problem"] for entry in list_local()] == [None]
 
 
 def test_a_second_run_does_not_look_into_the_file(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,22 @@ def test_nothing_vanishes_unfinished_diverged_and_failed_seeds_have_rows(tmp_pat
     }
     assert frame["return"].notna().sum() == 2
     assert frame.attrs["left_out"] == []
+
+
+def test_a_run_that_is_saved_meanwhile_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = judged(tmp_path / "runs" / "a", {0: [1.0]})
+    (run / "seed_0" / "checkpoints" / ".step_7.tmp").mkdir(parents=True)
+    plain = os.scandir
+
+    def moved(path: Any = ".") -> Any:
+        if os.fspath(path).endswith(".tmp"):
+            raise FileNotFoundError(path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", moved)
+    assert table("runs")["seed"].tolist() == [0]
 
 
 def test_folders_that_are_no_runs_of_ours_are_left_aside_and_told(tmp_path: Path) -> None:

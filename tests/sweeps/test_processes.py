@@ -44,10 +44,15 @@ def alone(seed: int, out: Path, sweep: dict[str, Any] = SMALL) -> Any:
 
 
 def waits(*found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not all(one() for one in found) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert all(one() for one in found)
+
+
+def saved(runs: Path, seed: int | str = "*") -> list[Path]:
+    """The checkpoints of a sweep that runs; by depth, or it would look into one that is moved."""
+    return list(runs.glob(f"*/*/*/*/seed={seed}/seed_*/checkpoints/step_*"))
 
 
 @pytest.fixture
@@ -133,8 +138,7 @@ offrl.sweep(json.loads(sys.argv[1]), out=sys.argv[2], workers=2)
 def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on_without_doubles(tmp_path: Path):
     saved_dataset()
     process = python(DRIVER, json.dumps(SMALL), str(tmp_path / "s"))
-    runs = tmp_path / "s" / "runs"
-    waits(lambda: bool(list(runs.rglob("seed_*/checkpoints/step_*"))))
+    waits(lambda: bool(saved(tmp_path / "s" / "runs")))
     process.kill()
     process.communicate()
     found = offrl.sweep(SMALL, out=tmp_path / "s", workers=2)
@@ -160,11 +164,11 @@ def test_a_stop_saves_every_trial_and_names_the_command_that_goes_on(
     )
     runs = tmp_path / "sweeps" / "mine" / "runs"
     waits(
-        lambda: len(list(runs.rglob("seed=0/seed_0/checkpoints/step_*"))) > 2,
-        lambda: len(list(runs.rglob("seed=1/seed_1/checkpoints/step_*"))) > 2,
+        lambda: len(saved(runs, seed=0)) > 2,
+        lambda: len(saved(runs, seed=1)) > 2,
     )
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (status, "")
     *_, cause, remedy = err.splitlines()
     assert cause.startswith("error: Stopped by ")
