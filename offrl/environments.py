@@ -179,7 +179,7 @@ def check_spaces(env: gymnasium.Env[Any, Any], spec: Spec) -> None:
         difference = _difference(ours, theirs, bounds=name == "actions")
         if difference:
             raise EnvError(
-                f"The {name} of {_name(env)} are not the data's: {difference}.",
+                f"The {name} of {name_of(env)} are not the data's: {difference}.",
                 "Name the environment that the data came from: --env ENV.",
             )
 
@@ -373,7 +373,8 @@ def _part_difference(ours: Mapping[Any, Any], theirs: Mapping[Any, Any], bounds:
     return ""
 
 
-def _name(env: gymnasium.Env[Any, Any]) -> str:
+def name_of(env: gymnasium.Env[Any, Any]) -> str:
+    """What to call an environment in a sentence."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 

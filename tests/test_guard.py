@@ -179,7 +179,7 @@ def acting(**changes: Any) -> Any:
         "online": ONLINE,
         "compile": "off",
     }
-    words = settings | {"step_timeout": allowed()} | changes
+    words: dict[str, Any] = settings | {"step_timeout": allowed()} | changes
     return offrl.fit_online("td3", "stuck_worlds:Stuck-v0", 100, **words)
 
 

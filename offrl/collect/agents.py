@@ -104,6 +104,12 @@ def agent_behavior(
             f"'{spec.policy}' is deterministic and has no distribution of its own to sample.",
             "Leave 'stochastic' out, and add noise=S or epsilon=E.",
         )
+    if isinstance(action_space, spaces.Box) and action_space.dtype.kind != "f":
+        raise ConfigError(
+            f"'{spec}' samples from a density, which is none where actions are rounded to"
+            f" {action_space.dtype}.",
+            "Leave 'stochastic' out, and add epsilon=E.",
+        )
     if spec.noise:
         raise ConfigError(
             f"'{spec}' adds noise to an agent that samples its own actions.",

@@ -56,6 +56,8 @@ class Bounds:
     def action(self, flat: Floats) -> npt.NDArray[Any]:
         """Return flat coordinates [A] as an action, clipped to the bounds."""
         inside = np.minimum(np.maximum(flat, self.low), self.high)
+        if self.space.dtype.kind != "f":
+            inside = np.rint(inside)
         return inside.astype(self.space.dtype).reshape(self.space.shape)
 
     def flat(self, action: Any) -> Floats:

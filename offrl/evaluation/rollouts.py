@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 
 from offrl.data.spec import Spec
-from offrl.environments import check_spaces
+from offrl.environments import check_spaces, name_of
 from offrl.errors import ConfigError, EnvError, NumericsError, OffrlError, WorkError
 
 WIDTH = 32
@@ -189,8 +189,8 @@ class _Loop:
             self.obs[one.row] = self.spec.flatten_obs_one(obs)
         except OffrlError as error:
             raise EnvError(
-                f"{_name(one.env)} gave an observation that is not of its space at step {one.step}"
-                f" of episode {one.episode}: {error.cause}",
+                f"{name_of(one.env)} gave an observation that is not of its space at step"
+                f" {one.step} of episode {one.episode}: {error.cause}",
                 "Mend the environment, or its observation_space.",
             ) from error
 
@@ -228,7 +228,7 @@ class _Loop:
         self._see(one, obs)
         if not math.isfinite(reward):
             raise WorkError(
-                f"{_name(one.env)} gave the reward {reward} at step {one.step} of episode"
+                f"{name_of(one.env)} gave the reward {reward} at step {one.step} of episode"
                 f" {one.episode} (reset seed {env_seed(self.seed, one.episode)}).",
                 "A return over it would mean nothing: mend the environment.",
             )
@@ -256,7 +256,7 @@ class _Loop:
             if bad:
                 when = f"after step {one.step - 1}" if one.step else "at the reset"
                 raise WorkError(
-                    f"{_name(one.env)} gave an observation with {bad} of {self.spec.obs_dim}"
+                    f"{name_of(one.env)} gave an observation with {bad} of {self.spec.obs_dim}"
                     f" values not finite {when} of episode {one.episode}"
                     f" (reset seed {env_seed(self.seed, one.episode)}).",
                     "A policy's answer to it would mean nothing: mend the environment.",
@@ -264,7 +264,7 @@ class _Loop:
 
     def _raised(self, one: _Live, what: str, error: Exception) -> WorkError:
         return WorkError(
-            f"{_name(one.env)} raised {type(error).__name__} at {what} of episode"
+            f"{name_of(one.env)} raised {type(error).__name__} at {what} of episode"
             f" {one.episode}: {error}",
             f"Its reset seed is {env_seed(self.seed, one.episode)}; the traceback shows with"
             " --debug.",
@@ -292,10 +292,6 @@ def _limit(env: Env, asked: int | None) -> tuple[int, str]:
         if usual < own:
             return int(usual), f"the limit of {env.spec.id}; the data was logged with {own}"
     return int(own), ""
-
-
-def _name(env: Env) -> str:
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
 def _close(env: Env) -> None:

@@ -4,6 +4,7 @@ What is remembered, and when and from what is learned, is told in `replay_loop` 
 """
 
 import copy
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
@@ -170,6 +171,11 @@ class Loop(ABC, Generic[S, M]):
 
     def _scores(self, action: Tensor) -> np.ndarray:
         """[K] log-probabilities of actions as they are executed, in float64; NaN without any."""
+        dtype = self.spec.action_space.dtype
+        if not self.spec.discrete and dtype != np.float32:
+            if dtype is None or dtype.kind != "f":  # rounded, so that no density is left
+                return np.full(len(action), math.nan)
+            action = torch.as_tensor(action.numpy().astype(dtype).astype(np.float32))
         with torch.no_grad():
             own = self._policy()(torch.as_tensor(self.worlds.obs))
             return self._acting(in_double(own)).log_prob(action).numpy()

@@ -20,7 +20,7 @@ from offrl.events import Diverged, Event, Finished, RolledBack, Saved, Started, 
 from offrl.logs import read_metrics
 from offrl.online.loop import POSSIBLE_HIGH, POSSIBLE_LOW
 from offrl.online.plan import OnlinePlan
-from offrl.online.recording import recorded_id
+from offrl.online.recording import published, recorded_id
 from offrl.run import FORMAT, hardware, read_result
 from offrl.watch import LIVED, Earnings, Span, Watch
 
@@ -193,7 +193,8 @@ class Outcome:
 
     def _recorded(self) -> dict[str, str]:
         seeds, id = self.plan.run.settings.seeds, self.plan.online.record
-        return {str(seed): recorded_id(id, seed, seeds) for seed in seeds} if id else {}
+        named = {str(seed): recorded_id(id, seed, seeds) for seed in seeds} if id else {}
+        return {seed: dataset for seed, dataset in named.items() if published(dataset)}
 
 
 def _possible(metrics: Mapping[str, float], discount: float) -> Earnings:

@@ -203,6 +203,12 @@ def _check(algorithm: type[Algorithm[Any]], spec: Spec, env: str) -> None:
             f"The actions of {env} have no bounds, so nothing says how far to explore.",
             "Wrap it in gymnasium's ClipAction or RescaleAction.",
         )
+    if not spec.discrete and (equal := np.flatnonzero(spec.action_low >= spec.action_high)).size:
+        raise ConfigError(
+            f"Coordinate {equal[0]} of the actions of {env} has equal bounds, so there is nothing"
+            " to choose.",
+            "Wrap it in a gymnasium.ActionWrapper that leaves this coordinate out.",
+        )
 
 
 def _check_given(algorithm: type[Algorithm[Any]], given: Mapping[str, Any]) -> None:

@@ -120,12 +120,15 @@ class Recording:
         self.ended = self._writer.n_episodes
 
     def publish(self) -> None:
-        """Record what is open as cut, and publish everything under the id."""
+        """Record what is open as cut, and publish everything under the id, where there is any."""
         for world in sorted(self._open):
             if self._scores[world]:
                 self.end(world, cut=True)
         self._open, self._scores = {}, {}
-        self._writer.close()
+        if self._writer.n_episodes:
+            self._writer.close()
+        else:  # the policy was below the floor before it acted
+            self._writer.abandon()
 
     def abandon(self) -> None:
         """Let go; what is recorded stays for a later resume."""

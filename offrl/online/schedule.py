@@ -112,9 +112,9 @@ class ReplayConfig(OnlineConfig):
     def rules(self) -> dict[str, tuple[bool, str]]:
         return super().rules() | {
             "warmup": (self.warmup >= 0, "0 or more"),
-            "updates_per_step": (self.updates_per_step > 0, "above 0"),
-            "replay_size": (self.replay_size > 0, "at least 1"),
-            "noise": (self.noise >= 0, "0 or more"),
+            "updates_per_step": (0 < self.updates_per_step < math.inf, "above 0 and finite"),
+            "replay_size": (self.replay_size >= self.n_envs, "at least n_envs"),
+            "noise": (0 <= self.noise < math.inf, "0 or more and finite"),
             "epsilon": (0 <= self.epsilon <= 1, "a share from 0 to 1"),
             "epsilon_steps": (self.epsilon_steps >= 0, "0 or more"),
             "anneal_steps": (self.anneal_steps >= 0, "0 or more"),
@@ -134,7 +134,11 @@ class ReplayConfig(OnlineConfig):
                 f"'{self.anneal}' cannot change while it acts.{suggest(self.anneal, known)}",
                 f"What can be annealed here: {', '.join(sorted(known))}.",
             )
-        replace(config, **{self.anneal: self.anneal_to})  # raises where it may not be that
+        try:
+            replace(config, **{self.anneal: self.anneal_to})
+        except ConfigError as error:
+            told = f"'{self.anneal}' cannot end at that: {error.cause}"
+            raise ConfigError(told, "Change --anneal-to.") from error
 
     @classmethod
     def usual(cls, env_steps: int, *, scratch: bool, logged: bool) -> dict[str, Any]:

@@ -9,7 +9,8 @@ those, and taken up again by acting them out.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from offrl.data.spec import Spec
-from offrl.environments import check_spaces
+from offrl.environments import check_spaces, name_of
 from offrl.errors import OffrlError, WorkError
 from offrl.online.recording import Marks, Recording
 
@@ -137,15 +138,19 @@ class Worlds:
         scores = np.full(starts[-1], math.nan)
         if self.recording:
             scores = self.recording.restore(tensors)
+        same = True
         for k in range(len(self.worlds)):
             self._reset(k, int(tensors["episode"][k]))
+            ended = False
             for i in range(starts[k], starts[k + 1]):
                 action, score = tensors["action"][i].numpy(), float(scores[i])
                 self.obs[k], _, terminated, truncated = self._act(k, action, score)
-                if terminated or truncated:
+                ended = terminated or truncated
+                if ended:  # which it had not
                     break
+            same = same and not ended and np.array_equal(self.obs[k], tensors["obs"][k].numpy())
         self.following = int(tensors["following"])
-        if np.array_equal(self.obs, tensors["obs"].numpy()):
+        if same:
             return None
         if self.recording:
             self.recording.depart()
@@ -165,47 +170,58 @@ class Worlds:
         if episode is None:
             episode, self.following = self.following, self.following + 1
         world.episode, world.total, world.actions = episode, 0.0, []
-        try:
-            seed = world_seed(self.seed, episode)
+        seed = world_seed(self.seed, episode)
+        with self._blamed(world, "reset"):
             obs, _ = world.env.reset(seed=seed)
-            self.obs[k] = self.spec.flatten_obs_one(obs)
+            self.obs[k] = self._seen(world, obs)
             if self.recording:
                 self.recording.begin(k, obs, seed)
-        except OffrlError:
-            raise
-        except Exception as error:
-            raise _raised("reset", episode, 0, error) from error
 
     def _act(
         self, k: int, action: np.ndarray, score: float
     ) -> tuple[np.ndarray, float, bool, bool]:
         world = self.worlds[k]
-        try:
+        with self._blamed(world, "step"):
             executed = self.spec.env_action(action)
             kept = np.array(executed)  # before the environment sees it, which may change it
             obs, reward, terminated, truncated, _ = world.env.step(executed)
+            flat, reward = self._seen(world, obs), float(reward)
+            ends = bool(terminated), bool(truncated)
+        if not math.isfinite(reward):
+            raise self._fault(world, f"gave the reward {reward}")
+        if self.recording:
+            self.recording.step(k, kept, reward, obs, ends, score)
+        world.actions.append(np.array(action))
+        world.total += reward
+        return flat, reward, *ends
+
+    def _seen(self, world: _World, obs: Any) -> np.ndarray:
+        """What a policy sees of an observation, [obs_dim]; WorkError where it cannot."""
+        try:
             flat = self.spec.flatten_obs_one(obs)
+        except OffrlError as error:
+            told = "gave an observation that is not of its space"
+            raise self._fault(world, told, error.cause) from error
+        if not np.isfinite(flat).all():
+            raise self._fault(world, "gave an observation that is not finite")
+        return flat
+
+    @contextmanager
+    def _blamed(self, world: _World, call: str) -> Iterator[None]:
+        """Tell what the environment raises in a call of it, where that is no sentence of ours."""
+        try:
+            yield
         except OffrlError:
             raise
-        except Exception as error:
-            raise _raised("step", world.episode, len(world.actions), error) from error
-        if not (np.isfinite(flat).all() and np.isfinite(float(reward))):
-            raise WorkError(
-                f"The environment gave a value that is not finite at step {len(world.actions)} of"
-                f" episode {world.episode}.",
-                "Mend the environment; what was learned is kept.",
-            )
-        if self.recording:
-            ends = bool(terminated), bool(truncated)
-            self.recording.step(k, kept, float(reward), obs, ends, score)
-        world.actions.append(np.array(action))
-        world.total += float(reward)
-        return flat, float(reward), bool(terminated), bool(truncated)
+        except (Exception, SystemExit) as error:
+            told = f"raised {type(error).__name__} in {call}()"
+            raise self._fault(world, told, str(error)) from error
 
-
-def _raised(what: str, episode: int, step: int, error: Exception) -> WorkError:
-    return WorkError(
-        f"The environment raised {type(error).__name__} in {what}() at step {step} of episode"
-        f" {episode}: {error}.",
-        "Mend the environment, then go on with --resume.",
-    )
+    def _fault(self, world: _World, told: str, detail: str = "") -> WorkError:
+        """Say what an environment did, and in which step since which reset."""
+        return WorkError(
+            f"The environment {name_of(world.env)} {told} at step {len(world.actions)} of episode"
+            f" {world.episode} (reset seed {world_seed(self.seed, world.episode)})"
+            + (f": {detail.removesuffix('.')}." if detail else "."),
+            "Mend the environment, then go on with --resume.",
+        )

@@ -11,9 +11,10 @@ from gymnasium import spaces
 from torch import nn
 
 import offrl
-from offrl.collect.agents import Sampling, load_agent
+from offrl.collect.agents import Sampling, agent_behavior, load_agent
 from offrl.collect.recorder import record
 from offrl.collect.runs import agent_of
+from offrl.data.recipe import BehaviorSpec
 from offrl.data.spec import Spec
 from offrl.distributions import Gaussian
 from offrl.errors import ConfigError, NotFoundError
@@ -157,3 +158,47 @@ class TestARun:
         for episode in record(env=env, episodes=1, policies=name, out="me/c-v0"):
             predicted = trained.predict(episode.observations[:-1])
             np.testing.assert_allclose(episode.actions, predicted, atol=1e-5)
+
+
+WHOLE = spaces.Box(-3, 4, (2,), np.int8)
+
+
+@pytest.mark.parametrize("head", ["gaussian", "squashed", "deterministic"])
+def test_whole_numbers_are_rounded_as_everywhere_else(head: str) -> None:
+    spec = Spec(OBS, WHOLE)
+    torch.manual_seed(0)
+    network = policy_head(head, spec.obs_dim, spec.action_dim, 16, 2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        buffers = dict(network.named_buffers())
+        buffers["action_low"].copy_(torch.tensor(WHOLE.low))
+        buffers["action_high"].copy_(torch.tensor(WHOLE.high))
+    trained = Policy(spec, network)
+    agent, seen = agent_of(trained), observations()
+    ours = np.array([agent.mode(obs) for obs in seen])
+    theirs = np.array([trained.predict(obs) for obs in seen])
+    assert ours.dtype == np.int8
+    assert len(np.unique(ours)) > 3
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_density_of_whole_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rounded to int8") as caught:
+        agent_behavior(
+            BehaviorSpec.parse(f"run:{trained_on_whole_numbers(tmp_path)},stochastic"),
+            spaces.Box(-1, 1, (2,), np.float32),
+            WHOLE,
+        )
+    assert "epsilon" in caught.value.remedy
+
+
+def trained_on_whole_numbers(folder: Path) -> Path:
+    rng, n = np.random.default_rng(0), 40
+    data = offrl.Dataset.from_arrays(
+        obs=rng.uniform(-1, 1, (n, 2)).astype(np.float32), reward=rng.normal(size=n),
+        next_obs=rng.uniform(-1, 1, (n, 2)).astype(np.float32), terminated=np.ones(n, bool),
+        action=rng.integers(-3, 5, (n, 2)).astype(np.int8), truncated=np.zeros(n, bool),
+        observation_space=spaces.Box(-1, 1, (2,), np.float32), action_space=WHOLE,
+    )  # fmt: skip
+    return offrl.fit("bc", data, out=folder / "whole", steps=3, compile="off", hidden_size=8).dir

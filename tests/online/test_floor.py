@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,20 @@ def test_a_policy_below_the_floor_does_not_act_at_all(swinging: str):
     found = checkpoints.newest(Path("held", "seed_0"))
     assert found is not None
     assert found.page["env_step"] == 0
+
+
+def test_one_that_does_not_act_records_nothing_and_the_other_seeds_go_on(swinging: str):
+    for resume in (False, True):
+        with pytest.raises(FloorError, match="below the floor"):
+            offrl.finetune(
+                swinging, "Pendulum-v1", 400, out="held", resume=resume,
+                **({} if resume else {"online": {**ONLINE, "floor": -1.0, "record": "me/held-v0"}}),
+                **({} if resume else RUINOUS),
+            )  # fmt: skip
+        result = json.loads(Path("held", "result.json").read_text())
+        assert set(result["rolled_back"]) == {"0"}
+        assert result["recorded"] == {}
+        assert not list(Path(os.environ["MINARI_DATASETS_PATH"]).rglob("held-v0*"))
 
 
 def test_a_policy_from_scratch_has_no_floor():

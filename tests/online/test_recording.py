@@ -228,3 +228,40 @@ def test_a_recording_whose_folder_is_gone_is_told():
     with pytest.raises(CorruptDataError, match="holds 0 of the 3 episodes"):
         recording.restore(kept)
     recording.abandon()
+
+
+class Typed(PendulumEnv):
+    """Pendulum whose actions are of another type."""
+
+    def __init__(self, dtype: Any) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.Box(-2, 2, (1,), dtype)
+
+    def step(self, u: Any) -> Any:
+        return super().step(np.asarray(u, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.float64])
+def test_log_probabilities_are_those_of_actions_as_they_are_executed(dtype: Any):
+    gymnasium.register("Typed-v0", lambda **given: Typed(dtype), max_episode_steps=50)
+    try:
+        data = acted(env="Typed-v0", n=150, warmup=40, hyper={"lr": FROZEN})
+    finally:
+        del gymnasium.registry["Typed-v0"]
+    assert {episode.actions.dtype for episode in data.episodes} == {np.dtype(dtype)}
+    found = scores(data)
+    if dtype == np.int8:  # a rounded action has no density
+        assert np.isnan(found).all()
+        return
+    assert found[:40] == pytest.approx(-math.log(4))
+    policy = offrl.load_run("r").policy()
+    for episode in data.episodes[1:]:
+        mean = policy.predict(episode.observations[:-1]).astype(np.float64)[:, 0]
+        x = episode.actions.astype(np.float64)[:, 0]
+        std = 0.1 * 2
+        inside = -0.5 * ((x - mean) / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
+        free = np.abs(x) < 2
+        assert free.sum() > 20
+        own = episode.infos["behavior_log_prob"][1:]
+        tolerance = 0.05 if dtype == np.float16 else 1e-4  # of the mean that `predict` rounds
+        assert own[free] == pytest.approx(inside[free], abs=tolerance)

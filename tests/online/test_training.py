@@ -2,12 +2,16 @@
 
 import csv
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 from training_runs import killed, settings_of
 
 import offrl
@@ -200,8 +204,29 @@ def test_wrong_words_are_told_before_anything_is_written():
     assert "finetune" in wrong("no logged data to mix in", algo="td3", online={"mix": 0.5})
     wrong("warm-up of 100 steps leaves none", algo="td3", online={"warmup": 100})
     wrong("'mix' must be a share", algo="td3", online={"mix": 2.0})
+    wrong("'updates_per_step' must be above 0 and finite", algo="td3",
+          online={"updates_per_step": math.inf})  # fmt: skip
+    wrong("'noise' must be 0 or more and finite", algo="td3", online={"noise": math.inf})
+    wrong("'replay_size' must be at least n_envs", algo="td3",
+          online={"replay_size": 3, "n_envs": 4})  # fmt: skip
+    assert "--anneal-to" in wrong("'lr' must be above 0", algo="td3", online={"anneal": "lr"})
     wrong("There is no setting 'utd'", algo="td3", online={"utd": 1})
     wrong("The algorithm is missing")
+
+
+def test_an_action_with_nothing_to_choose_is_told_before_anything_is_written():
+    class Flat(PendulumEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            low, high = np.array([-1.0, 0.5]), np.array([1.0, 0.5])
+            self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+    gymnasium.register("Flat-v0", lambda **given: Flat())
+    try:
+        for algo in ("td3", "sac", "iwpg"):
+            wrong("Coordinate 1 of the actions of Flat-v0 has equal", algo=algo, env="Flat-v0")
+    finally:
+        del gymnasium.registry["Flat-v0"]
 
 
 def test_a_finetuned_run_keeps_its_algorithm_its_spaces_and_its_networks():

@@ -9,7 +9,7 @@ import torch
 
 from offrl.data.spec import Spec
 from offrl.errors import WorkError
-from offrl.online.worlds import Worlds
+from offrl.online.worlds import Worlds, world_seed
 
 
 class Counting(gymnasium.Env[Any, Any]):
@@ -126,6 +126,73 @@ def test_what_an_environment_raises_names_episode_and_step():
     made.step(actions(1))
     with pytest.raises(WorkError, match=r"ZeroDivisionError in step\(\) at step 1 of episode 0"):
         made.step(actions(1))
+
+
+def test_a_world_that_ends_where_it_had_not_is_told_though_it_looks_the_same():
+    """Observations that say little: of the step alone, with an end drawn apart from the seed."""
+    one, two = worlds(1), worlds(1, ends=2)
+    for _ in range(2):
+        one.step(actions(1))
+    fault = two.restore(one.tensors())
+    assert fault is not None
+    assert "not exact" in fault
+    assert two.obs[:, 1].tolist() == [0]
+
+
+class Strange(Counting):
+    """It gives one value that cannot be, at step 1 or at the second reset."""
+
+    def __init__(self, field: str, value: Any):
+        super().__init__()
+        self.field, self.value, self.resets = field, value, 0
+
+    def reset(self, **given: Any) -> Any:
+        obs, info = super().reset(**given)
+        self.resets += 1
+        return (self.value if self.field == "reset" and self.resets == 2 else obs), info
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        if self.t == 2 and self.field == "obs":
+            obs = self.value
+        if self.t == 2 and self.field == "reward":
+            reward = self.value
+        if self.t == 2 and self.field == "exit":
+            raise SystemExit(5)
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said", "where"),
+    [
+        ("reset", np.array([np.nan, 0]), "gave an observation that is not finite", (0, 1)),
+        ("reset", np.zeros(3), "gave an observation that is not of its space", (0, 1)),
+        ("obs", np.array([0, np.inf]), "gave an observation that is not finite", (1, 0)),
+        ("obs", np.zeros((1, 2)), "gave an observation that is not of its space", (1, 0)),
+        ("obs", None, "gave an observation that is not of its space", (1, 0)),
+        ("obs", "left", "gave an observation that is not of its space", (1, 0)),
+        ("reward", np.nan, "gave the reward nan", (1, 0)),
+        ("reward", None, "raised TypeError in step()", (1, 0)),
+        ("reward", np.zeros(2), "raised TypeError in step()", (1, 0)),
+        ("exit", None, "raised SystemExit in step()", (1, 0)),
+    ],
+)
+def test_a_value_that_cannot_be_names_environment_step_and_seed(
+    field: str, value: Any, said: str, where: tuple[int, int]
+):
+    made = Worlds(lambda: Strange(field, value), SPEC, 1, 4)
+    made.begin()
+    for _ in range(2 if field == "reset" else 1):
+        made.step(actions(1))
+    kept = made.tensors()
+    with pytest.raises(WorkError) as caught:
+        made.step(actions(1))
+    step, episode = where
+    place = f"at step {step} of episode {episode} (reset seed {world_seed(4, episode)})"
+    assert caught.value.cause.startswith(f"The environment Strange {said} {place}")
+    assert "--resume" in caught.value.remedy
+    # What is saved is the moment before that step, from which the mended one goes on.
+    assert all(torch.equal(kept[k], v) for k, v in made.tensors().items())
 
 
 def test_tensors_are_kept_apart_from_what_follows():
