@@ -318,33 +318,32 @@ def test_a_stop_that_falls_into_a_callback_is_not_lost(before: str):
 
 
 SAVES = """
-import ctypes, sys, time
+import signal, sys, time
 from offrl import workers
-workers.GRACE, workers.SAVING = 0.3, float(sys.argv[1])
+workers.GRACE, workers.SAVING = 2.0, float(sys.argv[1])
 workers.stop_with_parent()
+if sys.argv[2] == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 try:
     print("ready", flush=True)
-    {waits}
+    while True:
+        time.sleep(0.01)
 except KeyboardInterrupt:
-    time.sleep(2.0)
+    time.sleep(5.0)
     print("saved", flush=True)
 """
 
 
 @pytest.mark.parametrize(
-    ("waits", "saving", "status", "said"),
-    [
-        ("time.sleep(600)", 200, 0, "saved\n"),
-        ("time.sleep(600)", 0.3, 1, ""),
-        ("ctypes.CDLL(None).sleep(600)", 200, 1, ""),
-    ],
+    ("saving", "hears", "status", "said"),
+    [(200.0, "well", 0, "saved\n"), (0.0, "well", 1, ""), (200.0, "deaf", 1, "")],
     ids=["it saves for long", "it saves for ever", "it never takes the stop"],
 )
 def test_a_worker_has_little_time_to_take_a_stop_and_much_to_save(
-    waits: str, saving: float, status: int, said: str
+    saving: float, hears: str, status: int, said: str
 ):
-    process = python(SAVES.format(waits=waits), str(saving), stdin=subprocess.PIPE)
+    process = python(SAVES, str(saving), hears, stdin=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
-    told, _ = process.communicate("", timeout=100)
+    told, _ = process.communicate("", timeout=200)
     assert (process.returncode, told) == (status, said)
