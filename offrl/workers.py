@@ -6,7 +6,6 @@ one JSON event a line. When its standard input closes, because the parent stops 
 saves where it stands and ends.
 """
 
-import _thread
 import json
 import os
 import queue
@@ -183,7 +182,7 @@ def stop_with_parent(
     input, so that one stop cannot interrupt the saving that another began.
     """
 
-    taken = False
+    taken, main = False, threading.get_ident()
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal taken
@@ -210,8 +209,11 @@ def stop_with_parent(
         if take:
             take(None)
         if busy():
-            _thread.interrupt_main(signal.SIGTERM)
-            time.sleep(GRACE)
+            end = time.monotonic() + GRACE
+            while not taken and time.monotonic() < end:
+                # A signal also wakes what sleeps or waits for a socket; one just before does not.
+                signal.pthread_kill(main, signal.SIGTERM)
+                time.sleep(0.5)
             if taken:
                 time.sleep(SAVING)
             os._exit(1)

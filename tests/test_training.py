@@ -326,8 +326,7 @@ if sys.argv[2] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 try:
     print("ready", flush=True)
-    while True:
-        time.sleep(0.01)
+    time.sleep(600)
 except KeyboardInterrupt:
     time.sleep(5.0)
     print("saved", flush=True)
