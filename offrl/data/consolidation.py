@@ -35,7 +35,10 @@ def consolidate(shards: list[dict[str, str]], target: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask the system to end this process with its parent: the next one writes the same file."""
+    """Ask the system to end this process with its parent: the next one writes the same file.
+
+    As `hub_fetch` does, which cannot be asked: nothing of offrl is imported here.
+    """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -26,9 +26,9 @@ BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.floa
 CHOICE = spaces.Discrete(4, start=3)
 
 
-def policy(head: str) -> Policy:
+def policy(head: str, box: spaces.Box = BOX) -> Policy:
     """A policy with statistics and weights that are not those it begins with."""
-    space = CHOICE if head in ("categorical", "greedy") else BOX
+    space = CHOICE if head in ("categorical", "greedy") else box
     spec = Spec(OBS, space)
     torch.manual_seed(0)
     network = policy_head(head, spec.obs_dim, spec.action_dim, 16, 2)
@@ -42,8 +42,8 @@ def policy(head: str) -> Policy:
             buffers["return_mean"].fill_(-800.0)
             buffers["return_std"].fill_(100.0)
         if "action_low" in buffers:
-            buffers["action_low"].copy_(torch.tensor(BOX.low))
-            buffers["action_high"].copy_(torch.tensor(BOX.high))
+            buffers["action_low"].copy_(torch.tensor(box.low))
+            buffers["action_high"].copy_(torch.tensor(box.high))
     return Policy(spec, network)
 
 
@@ -165,16 +165,7 @@ WHOLE = spaces.Box(-3, 4, (2,), np.int8)
 
 @pytest.mark.parametrize("head", ["gaussian", "squashed", "deterministic"])
 def test_whole_numbers_are_rounded_as_everywhere_else(head: str) -> None:
-    spec = Spec(OBS, WHOLE)
-    torch.manual_seed(0)
-    network = policy_head(head, spec.obs_dim, spec.action_dim, 16, 2)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-        buffers = dict(network.named_buffers())
-        buffers["action_low"].copy_(torch.tensor(WHOLE.low))
-        buffers["action_high"].copy_(torch.tensor(WHOLE.high))
-    trained = Policy(spec, network)
+    trained = policy(head, WHOLE)
     agent, seen = agent_of(trained), observations()
     ours = np.array([agent.mode(obs) for obs in seen])
     theirs = np.array([trained.predict(obs) for obs in seen])
